@@ -1,0 +1,74 @@
+# Every task of the project. `make help` lists them; nothing here needs more than make, bash and a Python 3.10 to 3.13.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+# What `make run` listens on; every other option comes from the environment or luigi.cfg.
+ADDRESS ?= 127.0.0.1
+PORT ?= 8082
+# More arguments for pytest: make test-fast PYTEST_ARGS="-k journal -x".
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## Create .venv with this package and all that its tests need
+
+$(STAMP): setup.py setup.cfg pyproject.toml tests/constraints.txt .ci/venv
+	@.ci/venv $(VENV) $(PYTHON)
+	@touch $@
+
+run: venv  ## Serve on 127.0.0.1:8082 with a SQLite store, the visualiser included
+	@exec $(BIN)/luigi-spanner serve --address $(ADDRESS) --port $(PORT)
+
+test: lint types pytest  ## Lint, types and every test; what CI runs
+
+pytest: venv  ## Every test, upstream's own suite and the end-to-end runs included
+	$(PYTEST)
+
+test-fast: venv  ## The tests that need neither an emulator nor much time
+	$(PYTEST) -m "not slow and not emulator"
+
+conformance: venv  ## Luigi's own test suite, run on our scheduler and server
+	$(PYTEST) tests/conformance
+
+endtoend: venv  ## Unmodified workers, real processes, kill -9
+	$(PYTEST) tests/endtoend
+
+lint: venv  ## Check style and layout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: venv  ## Put imports and layout in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: venv  ## Check types, strictly
+	$(BIN)/mypy
+
+matrix:  ## Types and every test on each Python 3.10 to 3.13 found here
+	@set -e; for python in $$(.ci/pythons); do \
+		version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "== Python $$version"; \
+		$(MAKE) --no-print-directory types pytest PYTHON="$$python" VENV=".venvs/$$version"; \
+	done
+
+lock:  ## Resolve tests/constraints.txt anew, on Python 3.10 to 3.13
+	@pythons=$$(.ci/pythons) && $${pythons##*[[:space:]]} .ci/lock $$pythons
+
+dist: venv  ## Build the wheel and the source archive into dist/
+	$(BIN)/python -m pip install --quiet "build>=1.2,<2"
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+
+clean:  ## Remove everything that these tasks made
+	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
+	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help venv run test pytest test-fast conformance endtoend lint format types matrix lock dist clean

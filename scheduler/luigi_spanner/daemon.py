@@ -1,0 +1,76 @@
+"""The process: logging, and the background. Everything that a fork would break is opened after it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from types import SimpleNamespace
+
+import luigi.process
+from luigi.setup_logging import DaemonLogging
+
+from luigi_spanner.calls import Scheduling
+from luigi_spanner.config import InvalidOption, Options
+from luigi_spanner.server import CannotListen, serve
+from luigi_spanner.stores import StoreError
+
+logger = logging.getLogger(__name__)
+
+
+def run(options: Options) -> int:
+    """Serve in the foreground or the background; the exit code. Raises InvalidOption, CannotListen, StoreError."""
+    _set_up_logging(options)
+    if not options.background:
+        asyncio.run(serve(options, open_service))
+        return 0
+    running = luigi.process.check_pid(options.pidfile)
+    if running:
+        print(f"luigid is already running as process {running}.", file=sys.stderr)
+        return 0
+    _detach(options)
+    return 0
+
+
+async def open_service(options: Options) -> Scheduling:
+    """The service that the options describe, not yet started. Raises StoreError."""
+    from luigi_spanner.service import Service  # after the fork: with it comes the store's client
+
+    return await Service.open(
+        options.store,
+        options.namespace,
+        hold=options.hold,
+        rules_mismatch=options.rules_mismatch,
+        journal_keep=options.journal_keep,
+    )
+
+
+def _set_up_logging(options: Options) -> None:
+    try:
+        if options.logdir is not None:
+            os.makedirs(options.logdir, exist_ok=True)
+        DaemonLogging.setup(SimpleNamespace(background=options.background, logdir=options.logdir))
+    except OSError as error:
+        raise InvalidOption(f"Logging cannot be set up: {error}.") from error
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line for each part that Alembic is made of
+    # [core] logging_conf_file silences every logger made before it that it does not name
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "luigi_spanner":
+            logging.getLogger(name).disabled = False
+
+
+def _detach(options: Options) -> None:
+    """Luigi's own way into the background, so that pid file, log file and fork are as its users know them."""
+
+    def main(**_stock: object) -> None:
+        try:
+            asyncio.run(serve(options, open_service))
+        except (InvalidOption, CannotListen, StoreError) as error:
+            logger.error("%s", error)
+            raise SystemExit(2) from None
+
+    try:
+        luigi.process.daemonize(main, pidfile=options.pidfile, logdir=options.logdir)
+    except OSError as error:
+        raise InvalidOption(f"Cannot go into the background: {error}.") from error

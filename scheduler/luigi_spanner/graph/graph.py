@@ -1,0 +1,201 @@
+"""The graph: Luigi's own scheduler on tracked state. It does no I/O; whoever runs it commits what it has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from luigi import configuration
+from luigi import scheduler as luigi_scheduler
+from luigi import task_history as luigi_history
+from luigi.metrics import NoMetricsCollector
+
+from luigi_spanner.graph import surroundings
+from luigi_spanner.graph.ledger import Ledger
+from luigi_spanner.graph.notifier import Notifier
+from luigi_spanner.graph.rows import Resources
+from luigi_spanner.graph.state import State
+from luigi_spanner.graph.task import Task
+from luigi_spanner.graph.tracker import Tracker
+
+PAUSED = ("paused",)
+LAST_PRUNE = ("last_prune",)
+
+PRUNE_SECONDS = 60.0
+"""Stock luigid prunes once a minute."""
+
+
+class RulesMismatch(Exception):
+    """A live replica of the namespace schedules by other rules (I12)."""
+
+
+class Graph(luigi_scheduler.Scheduler):  # type: ignore[misc]
+    """Luigi's scheduler whose state is tracked, undoable and encodable.
+
+    `grain` as in `State`; `clock` gives the rules' time in seconds since the epoch, None stands for the system's.
+    `limits` are the resource limits of the configuration; they take effect with `join` or `configure`.
+    """
+
+    def __init__(
+        self,
+        config: Any = None,
+        resources: dict[str, Any] | None = None,
+        task_history_impl: Any = None,
+        *,
+        grain: float = 0.0,
+        clock: Callable[[], float] | None = None,
+        **scheduler_keys: Any,
+    ) -> None:
+        surroundings.install()
+        self.tracker = Tracker()
+        self.clock = clock
+        self.limits: dict[str, Any] = {}
+        super().__init__(config, resources, task_history_impl, **scheduler_keys)
+        collector, self.limits = self._state._metrics_collector, dict(self.__dict__["_resources"] or {})
+        self._state = State(self._config.state_path, self.tracker, grain=grain, now=luigi_scheduler_time)
+        self._state._metrics_collector = collector
+        self.__dict__["_resources"] = Resources(self._state)
+        self._make_task = partial(Task, retry_policy=self._config._get_retry_policy())
+        if self._config.batch_emails:
+            self._email_batcher = Notifier(self._state, _once(self._email_batcher))
+        self.ledger = Ledger(self._state, self._resources)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Both are state shared by all replicas; Luigi's rules assign them.
+        if name == "_paused":
+            self._pause(value)
+        elif name == "_resources" and isinstance(self.__dict__.get("_resources"), Resources):
+            self._resources.update(value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def _paused(self) -> bool:
+        row = self._state.settings.get(PAUSED)
+        return bool(row and row["value"])
+
+    def _pause(self, value: bool) -> None:
+        state = self.__dict__.get("_state")
+        if isinstance(state, State) and value != self._paused:
+            state.settings.put(PAUSED, {"value": bool(value)})
+
+    # Running calls
+
+    def run(self, rule: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Run one of the rules with the replica's clock, its effects deferred. What it raises is the caller's to undo."""
+        with surroundings.entered(self.tracker, self.clock):
+            return rule(**arguments)
+
+    def ping_from_memory(self, arguments: dict[str, Any]) -> str | None:
+        """The reply to a ping that changes nothing but liveness (I7), None if it must take the way of every call."""
+        worker = self._state.find_worker(arguments.get("worker", ""))
+        if worker is None or worker.rpc_messages or not self._state.grain:
+            return None
+        with surroundings.entered(self.tracker, self.clock):
+            worker.update(None)
+        return json.dumps({"rpc_messages": []})
+
+    # Rules that differ from stock's in how, not in what
+
+    def _update_priority(self, task: Task, prio: Any, worker: str) -> None:
+        # Stock recurses, and a chain of 3,000 dependencies ends in RecursionError.
+        existing = task.priority if isinstance(task.priority, (int, float)) else Task.DEFAULT_PRIORITY
+        task.priority = max(prio, existing)
+        raised = [task]
+        while raised:
+            above = raised.pop()
+            for dependency_id in above.deps:
+                dependency = self._state.get_task(dependency_id)
+                if dependency is not None and above.priority > dependency.priority:
+                    dependency.priority = above.priority
+                    raised.append(dependency)
+
+    def _update_task_history(self, task: Task, status: str, host: str | None = None) -> None:
+        if not isinstance(self._task_history, luigi_history.NopHistory):
+            self.tracker.defer(partial(super()._update_task_history, task.detached(), status, host=host))
+
+    def update_metrics_task_started(self, task: Task) -> None:
+        if not isinstance(self._state._metrics_collector, NoMetricsCollector):
+            self.tracker.defer(partial(super().update_metrics_task_started, task.detached()))
+
+    def report_task_statistics(self, task_id: str, statistics: Any) -> None:
+        task = self._state.get_task(task_id)
+        if task is not None:
+            self.tracker.defer(partial(self._state._metrics_collector.handle_task_statistics, task.detached(), statistics))
+
+    # What replicas say to each other through the state; run like any call
+
+    def configure(self) -> None:
+        """Let the configuration's resource limits take effect where the API has not overridden them."""
+        self._resources.configure(self.limits)
+
+    def join(self, replica: str, rules: str, release: str, grace: float, refuse: bool) -> None:
+        """Enter a replica with the hash of its rules. Raises RulesMismatch when a replica seen within `grace` seconds has
+        other rules and `refuse` is set; else the newcomer's limits hold, unless such a replica lives."""
+        now = self._state.now()
+        others = [(key, row) for key, row in self._state.replicas.items() if key != (replica,)]
+        foreign = [str(key[0]) for key, row in others if row["seen_at"] + grace >= now and row["rules"] != rules]
+        if foreign and refuse:
+            raise RulesMismatch(
+                f"replica {foreign[0]} of this namespace runs with other [scheduler] or [resources] rules; give all replicas the "
+                "same luigi.cfg, or set rules_mismatch = warn in [luigi_spanner]"
+            )
+        for key, row in others:
+            if row["seen_at"] + grace < now:
+                self._state.replicas.remove(key)
+        if not foreign:
+            self.configure()
+        self._state.replicas.put((replica,), {"rules": rules, "release": release, "started_at": now, "seen_at": now})
+
+    def beat(self, replica: str) -> None:
+        """The replica is still there."""
+        row = self._state.replicas.get((replica,))
+        if row is not None:
+            self._state.replicas.put((replica,), {**row, "seen_at": self._state.now()})
+
+    def leave(self, replica: str) -> None:
+        """The replica is going."""
+        self._state.replicas.remove((replica,))
+
+    def prune_due(self) -> bool:
+        """Whether nobody has pruned for a minute."""
+        row = self._state.settings.get(LAST_PRUNE)
+        now = self._state.now() if self.clock is None else self.clock()
+        return row is None or now >= row["value"] + PRUNE_SECONDS
+
+    def prune_if_due(self) -> None:
+        """Prune unless another replica has meanwhile."""
+        if self.prune_due():
+            self._state.settings.put(LAST_PRUNE, {"value": self._state.now()})
+            self.prune()
+
+    def flush_liveness(self) -> None:
+        """Replicate the liveness of every worker that others would know too little of (I7)."""
+        self._state.fold_liveness(self._state.grain / 4)
+
+    def liveness_due(self) -> bool:
+        """Whether a worker's liveness is more than half a grain younger than what is replicated."""
+        return any(worker.last_active - worker.saved[0] > self._state.grain / 2 for worker in self._state.soft.values())
+
+    def refill(self) -> None:
+        """State came from elsewhere: bring up to date what is kept beside it."""
+        if self._config.batch_emails:
+            self._email_batcher.refill()
+
+
+def luigi_scheduler_time() -> float:
+    """The time as Luigi's rules see it now."""
+    return float(luigi_scheduler.time.time())
+
+
+def _once(first: Any) -> Callable[[], Any]:
+    """Makes notifiers; the first is the one that Luigi made."""
+    made = [first]
+    return lambda: made.pop() if made else luigi_scheduler.BatchNotifier()
+
+
+def configured_limits() -> dict[str, Any]:
+    """The [resources] of the configuration."""
+    return dict(configuration.get_config().getintdict("resources"))

@@ -1,0 +1,302 @@
+"""The tracked state: Luigi's `SimpleTaskState` with every change recorded and undoable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from luigi import scheduler as luigi_scheduler
+from luigi.metrics import NoMetricsCollector
+from luigi.task_status import BATCH_RUNNING, RUNNING
+
+from luigi_spanner.graph.containers import Ranked, Table
+from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS, Runners, Stakeholders
+from luigi_spanner.graph.task import TASKS, Task, decode_task
+from luigi_spanner.graph.tracker import Tracker
+from luigi_spanner.graph.worker import WORKERS, Worker, decode_worker
+
+_CLAIMED = (RUNNING, BATCH_RUNNING)
+
+
+class StatusTasks(Ranked[Task]):
+    """The tasks of one status, in the order in which they took it. Luigi's rules move tasks between these."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__(lambda task: task.status_ordinal)
+        self._tracker = tracker
+
+    def __setitem__(self, task_id: str, task: Task) -> None:
+        if dict.get(self, task_id) is task:
+            return
+        self._tracker.log(self.drop, task_id)
+        task.status_ordinal = self._tracker.ordinal()
+        self.put(task_id, task)
+
+    def pop(self, task_id: str, *default: Any) -> Any:
+        if task_id not in self:
+            return dict.pop(self, task_id, *default)
+        task = dict.pop(self, task_id)
+        self._tracker.log(self.put, task_id, task)
+        return task
+
+
+class ByStatus(dict[str, StatusTasks]):
+    """Status to tasks, made on demand as Luigi's defaultdict does."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()
+        self._tracker = tracker
+
+    def __missing__(self, status: str) -> StatusTasks:
+        self[status] = tasks = StatusTasks(self._tracker)
+        return tasks
+
+
+class State(luigi_scheduler.SimpleTaskState):  # type: ignore[misc]
+    """Luigi's state in tracked containers.
+
+    `grain` is the age in seconds that a worker's liveness may have in other replicas (I7); 0 replicates each change of it.
+    `soft` holds the workers whose liveness is younger than what is replicated. `stakes` is the other side of
+    `Task.stakeholders`. `now` is the rules' clock.
+    """
+
+    def __init__(self, state_path: str, tracker: Tracker, *, grain: float, now: Callable[[], float]) -> None:
+        self.tracker = tracker
+        self.grain = grain
+        self.now = now
+        self.soft: dict[str, Worker] = {}
+        self.stakes: dict[str, dict[str, Task]] = {}
+        self.batchers = Table(tracker, "batchers")
+        self.settings = Table(tracker, "settings")
+        self.emails = Table(tracker, "emails")
+        self.replicas = Table(tracker, "replicas")
+        super().__init__(state_path)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, untracked, before a load."""
+        self.__dict__["_tasks"] = Ranked[Task](lambda task: task.ordinal)
+        self._status_tasks = ByStatus(self.tracker)
+        self._active_workers = Ranked[Worker](lambda worker: worker.ordinal)
+        for forgotten in (self.soft, self.stakes, self.batchers, self.settings, self.emails, self.replicas):
+            forgotten.clear()  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Embedding code empties the graph by assigning a dict, as upstream's tests do.
+        if name == "_tasks" and "_tasks" in self.__dict__:
+            self.inactivate_tasks(list(self._tasks))
+            for task in value.values():
+                self._insert_task(task)
+        else:
+            super().__setattr__(name, value)
+
+    # Tasks
+
+    def make_stakeholders(self, task: Task) -> Stakeholders:
+        return Stakeholders(self, task)
+
+    def make_runners(self, task: Task) -> Runners:
+        return Runners(self, task)
+
+    def get_task(self, task_id: str, default: Any = None, setdefault: Task | None = None) -> Any:
+        task = self._tasks.get(task_id)
+        if task is not None:
+            return task
+        if not setdefault:
+            return default
+        self._insert_task(setdefault)
+        return setdefault
+
+    def _insert_task(self, task: Task) -> None:
+        task.enter(self)
+        task.__dict__["ordinal"] = self.tracker.ordinal()
+        self.tracker.log(self._tasks.drop, task.id)
+        self.tracker.touch_whole(TASKS, (task.id,))
+        self._tasks.put(task.id, task)
+        self._status_tasks[task.status][task.id] = task
+
+    def inactivate_tasks(self, delete_tasks: Iterable[str]) -> None:
+        for task_id in delete_tasks:
+            task = self._tasks[task_id]
+            for worker_id in list(task.stakeholders):
+                task.stakeholders.discard(worker_id)
+            for worker_id in list(task.workers):
+                task.workers.discard(worker_id)
+            self._status_tasks[task.status].pop(task_id)
+            self.tracker.log(self._tasks.put, task_id, task)
+            self.tracker.touch_whole(TASKS, (task_id,))
+            self._tasks.drop(task_id)
+
+    def put_task(self, task_id: str, row: dict[str, Any]) -> Task:
+        """Insert a task as its row says, or replace the one that is there."""
+        if task_id in self._tasks:
+            self.inactivate_tasks([task_id])
+        task = decode_task(task_id, row)
+        task.enter(self)
+        self.tracker.log(self._tasks.drop, task_id)
+        self.tracker.touch_whole(TASKS, (task_id,))
+        self._tasks.put(task_id, task)
+        self._index(task)
+        return task
+
+    def _index(self, task: Task) -> None:
+        """Put a task among those of its status, at the place its row gives it."""
+        tasks = self._status_tasks[task.status]
+        self.tracker.log(tasks.drop, task.id)
+        tasks.put(task.id, task)
+
+    def move_task(self, task: Task, change: Callable[[], None]) -> None:
+        """Run `change`, which may give `task` another status and place."""
+        self._status_tasks[task.status].pop(task.id)
+        change()
+        self._index(task)
+
+    def rank_task(self, task: Task) -> None:
+        """The task's ordinal has changed: it was deleted and added again."""
+        self._tasks.put(task.id, task)
+
+    def set_status(self, task: Task, new_status: str, config: Any = None) -> None:
+        before = task.status
+        super().set_status(task, new_status, config)
+        if task.status in _CLAIMED and before not in _CLAIMED:
+            task.claims += 1
+
+    # Workers
+
+    def find_worker(self, worker_id: str) -> Worker | None:
+        """The worker, if known; none is made."""
+        return self._active_workers.get(worker_id)  # type: ignore[no-any-return]
+
+    def get_worker(self, worker_id: str) -> Worker:
+        worker = self._active_workers.get(worker_id)
+        if worker is None:
+            worker = Worker(worker_id, last_active=self.now())
+            worker.ordinal = self.tracker.ordinal()
+            self._insert_worker(worker)
+        return worker  # type: ignore[no-any-return]
+
+    def _insert_worker(self, worker: Worker) -> None:
+        worker.enter(self)
+        self.tracker.log(self._active_workers.drop, worker.id)
+        self.tracker.touch_whole(WORKERS, (worker.id,))
+        self._active_workers.put(worker.id, worker)
+
+    def put_worker(self, worker_id: str, row: dict[str, Any]) -> Worker:
+        """Insert a worker as its row says, or replace the one that is there."""
+        if worker_id in self._active_workers:
+            self.inactivate_workers([worker_id])
+        worker = decode_worker(worker_id, row)
+        self._insert_worker(worker)
+        return worker
+
+    def inactivate_workers(self, delete_workers: Iterable[str]) -> None:
+        workers = list(delete_workers)
+        self._remove_workers_from_tasks(workers)
+        for worker_id in workers:
+            worker = self._active_workers[worker_id]
+            self.tracker.log(self._active_workers.put, worker_id, worker)
+            self.tracker.touch_whole(WORKERS, (worker_id,))
+            self._active_workers.drop(worker_id)
+            self.soft.pop(worker_id, None)
+
+    def _remove_workers_from_tasks(self, workers: Iterable[str], remove_stakeholders: bool = True) -> None:
+        for worker_id in workers:
+            if remove_stakeholders:
+                self.withdraw_stakes(worker_id)
+            self.withdraw_runner(worker_id)
+
+    def withdraw_stakes(self, worker_id: str) -> None:
+        """The worker is a stakeholder of nothing any more: one record, whatever the number of tasks (I8)."""
+        stakes = self.stakes.get(worker_id)
+        if stakes:
+            self.tracker.touch_whole(STAKEHOLDERS, (worker_id,))
+            for task in list(stakes.values()):
+                task.stakeholders.withdraw(worker_id)
+
+    def withdraw_runner(self, worker_id: str) -> None:
+        """The worker can run nothing any more: one record, whatever the number of tasks (I8)."""
+        worker = self.find_worker(worker_id)
+        if worker is not None and len(worker.tasks):
+            self.tracker.touch_whole(RUNNERS, (worker_id,))
+            for task in worker.tasks:
+                task.workers.withdraw(worker_id)
+
+    def fold_liveness(self, older_than: float) -> None:
+        """Let the replicated state know of workers whose liveness is more than `older_than` seconds younger than it says."""
+        for worker_id, worker in list(self.soft.items()):
+            saved_active, saved_work = worker.saved
+            behind = max(worker.last_active - saved_active, (worker.last_get_work or 0.0) - (saved_work or 0.0))
+            if behind > older_than:
+                worker.fold()
+                self.tracker.log(self.soft.__setitem__, worker_id, worker)
+                del self.soft[worker_id]
+
+    # Batchers
+
+    @property
+    def _task_batchers(self) -> dict[str, dict[str, tuple[Any, Any]]]:
+        by_worker: dict[str, dict[str, tuple[Any, Any]]] = {}
+        for (worker_id, family), row in self.batchers.items():
+            by_worker.setdefault(str(worker_id), {})[str(family)] = (row["batched_params"], row["max_batch_size"])
+        return by_worker
+
+    @_task_batchers.setter
+    def _task_batchers(self, batchers: dict[str, dict[str, tuple[Any, Any]]]) -> None:
+        for worker_id, families in batchers.items():
+            for family, (batched_params, max_batch_size) in families.items():
+                self.set_batcher(worker_id, family, batched_params, max_batch_size)
+
+    def set_batcher(self, worker_id: str, family: str, batcher_args: Any, max_batch_size: Any) -> None:
+        self.batchers.put((worker_id, family), {"batched_params": list(batcher_args), "max_batch_size": max_batch_size})
+
+    def get_batcher(self, worker_id: str, family: str) -> tuple[Any, Any]:
+        row = self.batchers.get((worker_id, family))
+        return (row["batched_params"], row["max_batch_size"]) if row else (None, 1)
+
+    # Stock's pickle, for code that embeds the scheduler
+
+    def load(self) -> None:
+        """Take over the pickle at the state path, as stock does, but only into an empty state: ours is durable already."""
+        if self._tasks or self._active_workers:
+            return
+        stock = luigi_scheduler.SimpleTaskState(self._state_path)
+        stock.load()
+        self.set_state(stock.get_state())
+
+    def get_state(self) -> tuple[Any, ...]:
+        tasks = {task_id: task.detached() for task_id, task in self._tasks.items()}
+        return tasks, dict(self._active_workers.items()), self._task_batchers
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """Take over a state that stock Luigi pickled: what is there goes, tracked like any change."""
+        tasks, workers, *batchers = state
+        self.inactivate_tasks(list(self._tasks))
+        self.inactivate_workers(list(self._active_workers))
+        for worker in workers.values():
+            self._adopt_worker(worker)
+        for task in tasks.values():
+            self._adopt_task(task)
+        if batchers:
+            self._task_batchers = batchers[0]
+
+    def _adopt_worker(self, stock: luigi_scheduler.Worker) -> None:
+        worker = Worker.__new__(Worker)
+        worker.__dict__.update({**vars(stock), "tasks": set(), "ordinal": self.tracker.ordinal()})
+        self._insert_worker(worker)
+
+    def _adopt_task(self, stock: luigi_scheduler.Task) -> None:
+        stakeholders, runners = set(stock.stakeholders), list(stock.workers)
+        task = Task.__new__(Task)
+        task.__dict__.update(vars(stock))
+        self._insert_task(task)
+        for worker_id in stakeholders:
+            task.stakeholders.add(worker_id)
+        for worker_id in runners:
+            task.workers.add(worker_id)
+
+    # Effects
+
+    def update_metrics(self, task: Task, config: Any) -> None:
+        if not isinstance(self._metrics_collector, NoMetricsCollector):
+            self.tracker.defer(partial(super().update_metrics, task.detached(), config))

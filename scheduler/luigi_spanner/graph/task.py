@@ -1,0 +1,243 @@
+"""A task whose every change is tracked, and its row in the journal and the tables."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from luigi import scheduler as luigi_scheduler
+from luigi.scheduler import RetryPolicy
+
+from luigi_spanner.graph.containers import OwnedDeque, OwnedDict, OwnedSet, Owner
+
+if TYPE_CHECKING:
+    from luigi_spanner.graph.state import State
+
+TASKS = "tasks"
+
+_MISSING = object()
+
+_SCALARS = (
+    "status",
+    "time",
+    "updated",
+    "retry",
+    "remove",
+    "worker_running",
+    "time_running",
+    "expl",
+    "priority",
+    "family",
+    "module",
+    "first_failure_time",
+    "tracking_url",
+    "status_message",
+    "progress_percentage",
+    "scheduler_disable_time",
+    "batch_id",
+    "ordinal",
+    "status_ordinal",
+)
+_FLAGS = ("accepts_messages", "runnable", "batchable")
+_DICTS = ("resources", "params", "param_visibilities", "scheduler_message_responses")
+
+_VIEWS = ("public_params", "hidden_params")
+"""What Luigi derives from the parameters and their visibilities, at the time when the parameters are set."""
+_VIEWED = frozenset({"params", "param_visibilities"})
+_CONTAINERS: dict[str, Callable[[Owner, Any], Any]] = {
+    "resources": OwnedDict,
+    "resources_running": OwnedDict,
+    "scheduler_message_responses": OwnedDict,
+    "deps": OwnedSet,
+    "failures": OwnedDeque,
+}
+
+
+def _put_back(task: Task, name: str, value: Any) -> None:
+    if value is _MISSING:
+        task.__dict__.pop(name, None)
+    else:
+        task.__dict__[name] = value
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether assigning `new` over `old` changes nothing. An equal number of another type does change the row (1, 1.0, True)."""
+    if old is new:
+        return True
+    if isinstance(old, (OwnedDict, OwnedSet)):
+        return bool(old == new) and not isinstance(old, OwnedDict)
+    return type(old) is type(new) and not isinstance(old, dict) and bool(old == new)
+
+
+class Task(luigi_scheduler.Task):  # type: ignore[misc]
+    """Luigi's task, tracked from the moment it enters a `State`.
+
+    `ordinal` orders tasks by insertion, `status_ordinal` by when they took their status (ties in rank go by it), `claims`
+    counts how often the task was handed out.
+    """
+
+    home: State | None = None
+    ordinal = 0
+    status_ordinal = 0
+    claims = 0
+
+    def enter(self, state: State) -> None:
+        """Belong to `state` from now on: changes are tracked."""
+        attributes = self.__dict__
+        attributes["stakeholders"] = state.make_stakeholders(self)
+        attributes["workers"] = state.make_runners(self)
+        for name, container in _CONTAINERS.items():
+            if name in attributes:
+                attributes[name] = container(Owner(state.tracker, TASKS, (self.id,), name), attributes[name])
+        attributes["home"] = state
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        state = self.home
+        if state is None or name == "home":
+            self.__dict__[name] = value
+            return
+        if name == "expl" and isinstance(value, BaseException):
+            # A worker in this process may hand over the exception itself; what a database holds is its text.
+            value = str(value)
+        old = self.__dict__.get(name, _MISSING)
+        if _same(old, value):
+            return
+        container = _CONTAINERS.get(name)
+        if container is not None and value is not None:
+            # Always a container of its own: Luigi's set_batch_running shares one dict between two attributes.
+            value = container(Owner(state.tracker, TASKS, (self.id,), name), value)
+        state.tracker.log(_put_back, self, name, old)
+        state.tracker.touch(TASKS, (self.id,), name)
+        if name in _VIEWED:
+            for view in _VIEWS:
+                state.tracker.touch(TASKS, (self.id,), view)
+        self.__dict__[name] = value
+
+    def detached(self) -> luigi_scheduler.Task:
+        """A copy that holds values only: a plain Luigi task that no later change reaches."""
+        twin = DetachedTask.__new__(DetachedTask)
+        twin.__dict__.update(self.__getstate__())
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        attributes = {name: copy.copy(value) for name, value in self.__dict__.items() if name not in ("home", "stakeholders", "workers")}
+        attributes["stakeholders"] = set(self.stakeholders)
+        attributes["workers"] = luigi_scheduler.OrderedSet(list(self.workers))
+        for name, container in _CONTAINERS.items():
+            if name in attributes:
+                attributes[name] = _PLAIN[container](attributes[name])
+        return attributes
+
+
+class DetachedTask(luigi_scheduler.Task):  # type: ignore[misc]
+    """A task's values at one time, for effects. It equals the task that it is a copy of, whatever became of that."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, luigi_scheduler.Task) and bool(other.id == self.id)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+_PLAIN: dict[Callable[[Owner, Any], Any], Callable[[Any], Any]] = {OwnedDict: dict, OwnedSet: set, OwnedDeque: deque}
+
+
+def _views(params: dict[str, Any], visibilities: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The views as Luigi derives them."""
+    probe = luigi_scheduler.Task.__new__(luigi_scheduler.Task)
+    probe.param_visibilities = visibilities
+    probe.set_params(params)
+    return {name: getattr(probe, name) for name in _VIEWS}
+
+
+def encode_attribute(task: Task, name: str) -> Any:
+    """One attribute as JSON, None where it is at its default."""
+    value = getattr(task, name, None)
+    if name in _SCALARS:
+        return value
+    if name in _FLAGS:
+        return None if value is False else [value] if value is None else value
+    if name in _DICTS:
+        return dict(value) if value else None if value == {} else [value]
+    if name == "deps":
+        return sorted(value) or None
+    if name in _VIEWS:
+        # Derived, unless the visibilities came after the parameters.
+        return None if value == _views(task.params, task.param_visibilities)[name] else value
+    if name == "failures":
+        return list(value) or None
+    if name == "claims":
+        return value or None
+    if name == "retry_policy":
+        return list(value)
+    if name == "resources_running":
+        # Absent differs from any value: in a list, so that None stands for absent.
+        return [None if value is None else dict(value)] if name in task.__dict__ else None
+    raise AttributeError(f"a task has no persistent attribute {name!r}")
+
+
+ATTRIBUTES = (*_SCALARS, *_FLAGS, *_DICTS, *_VIEWS, "deps", "failures", "claims", "retry_policy", "resources_running")
+
+
+def encode_task(task: Task) -> dict[str, Any]:
+    """The whole row, defaults left out."""
+    return {name: value for name in ATTRIBUTES if (value := encode_attribute(task, name)) is not None}
+
+
+def _decode(name: str, value: Any) -> Any:
+    """What `encode_attribute` wrote; `_MISSING` where the attribute is absent."""
+    if name in _FLAGS:
+        return value[0] if isinstance(value, list) else bool(value) if value is None else value
+    if name in _DICTS:
+        return {} if value is None else value[0] if isinstance(value, list) else value
+    if name == "deps":
+        return set(value or ())
+    if name == "failures":
+        return deque(value or ())
+    if name == "claims":
+        return value or 0
+    if name == "retry_policy":
+        return RetryPolicy(*value)
+    if name == "resources_running":
+        return _MISSING if value is None else value[0]
+    return value
+
+
+def decode_task(task_id: str, row: dict[str, Any]) -> Task:
+    """A task outside of any state, as its row says."""
+    task = Task.__new__(Task)
+    attributes = task.__dict__
+    attributes["id"] = task_id
+    for name in ATTRIBUTES:
+        value = None if name in _VIEWS else _decode(name, row.get(name))
+        if value is not _MISSING:
+            attributes[name] = value
+    attributes["stakeholders"] = set()
+    attributes["workers"] = luigi_scheduler.OrderedSet()
+    attributes.update(_decode_views(attributes["params"], attributes["param_visibilities"], row))
+    return task
+
+
+def _decode_views(params: dict[str, Any], visibilities: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    views = _views(params, visibilities)
+    return {name: views[name] if row.get(name) is None else row[name] for name in _VIEWS}
+
+
+def merge_task(task: Task, row: dict[str, Any]) -> None:
+    """Set the attributes that `row` names, in place: Luigi holds references. Tracked like any change."""
+    for name, encoded in row.items():
+        if name in _VIEWS:
+            continue
+        value = _decode(name, encoded)
+        if value is _MISSING:
+            old = task.__dict__.pop(name, _MISSING)
+            assert task.home is not None
+            task.home.tracker.log(_put_back, task, name, old)
+            task.home.tracker.touch(TASKS, (task.id,), name)
+        else:
+            setattr(task, name, value)
+    if any(name in row for name in _VIEWS):
+        for name, value in _decode_views(task.params, task.param_visibilities, row).items():
+            setattr(task, name, value)

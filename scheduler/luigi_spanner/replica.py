@@ -1,0 +1,308 @@
+"""The replica: the commit loop. Calls that wait together run together and become durable together, or not at all.
+
+`_settle` is the whole protocol: run, commit, on a conflict undo and catch up, then release effects and answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from luigi_spanner import batch as batches
+from luigi_spanner.batch import Draft, Ran, Waiting
+from luigi_spanner.calls import StoreDown, TooLarge
+from luigi_spanner.graph.graph import Graph
+from luigi_spanner.graph.ledger import Divergence
+from luigi_spanner.graph.tracker import Effect
+from luigi_spanner.journal import Entry
+from luigi_spanner.offset import Offset
+from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Committed, Conflict, Refused, Store, StoreError, Truncated, Unavailable, Unknown
+from luigi_spanner.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = (0.02, 1.0)
+"""First and longest pause between attempts to reach a store that does not answer; each pause doubles."""
+
+TRUNCATE_EVERY = 1000
+"""Entries between two truncations of the journal."""
+
+
+class _RefusedEntry(Exception):
+    """The store can never hold the entry."""
+
+
+class Fate(Enum):
+    """What became of an entry whose commit did not end well."""
+
+    OURS = auto()
+    """It is in the journal."""
+    ANOTHER = auto()
+    """Another entry has its number, or it is too old to tell: it can never land."""
+    ABSENT = auto()
+    """It is not there, and may still land."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How much. `journal_keep`: entries that truncation leaves; `offset_bound`: seconds beyond which a clock is corrected."""
+
+    journal_keep: int = 100_000
+    offset_bound: float = math.inf
+
+
+class Replica:
+    """One replica of a namespace: a graph in memory that follows the journal and adds to it.
+
+    `ids()` gives a new random id, `clock()` seconds since the epoch, `sleep(s)` pauses; all are passed in so that a run can
+    be repeated. `release_slow(run)` takes an effect that may block out of the way.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        namespace: str,
+        store: Store,
+        graph: Graph,
+        ids: Callable[[], str],
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        limits: Limits | None = None,
+        release_slow: Callable[[Callable[[], object]], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.graph = graph
+        self.limits = limits or Limits()
+        self.failure: str | None = None
+        self.contact = clock()
+        self._store = store
+        self._ids = ids
+        self._clock = clock
+        self._sleep = sleep
+        self._release_slow = release_slow or (lambda run: run())
+        self._queue: deque[Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._turns = Turns(name, clock)
+        self.offset = Offset(clock, self.limits.offset_bound)
+        self._truncated = 0
+
+    # The commit loop
+
+    async def load(self) -> None:
+        """Take the state from the tables and the journal after the watermark. Raises StoreError, Divergence."""
+        self.graph.ledger.load(await self._store.load())
+        self.graph.refill()
+        self.contact = self._clock()
+
+    def submit(self, waiting: Waiting) -> None:
+        """Let a call wait for the next batch."""
+        self._queue.append(waiting)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Let `run` end once everything submitted is answered."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Answer what is submitted, a batch at a time, until stopped."""
+        while self._queue or not self._stopping:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                await self.settle([self._queue.popleft() for _ in range(min(len(self._queue), batches.BATCH_CALLS))])
+                await self._truncate()
+            await self._flush()
+
+    async def settle(self, batch: list[Waiting]) -> None:
+        """Answer every call of `batch`, each once; StoreDown for all if the replica fails."""
+        try:
+            while batch and self.failure is None:
+                batch = await self._settle(batch)
+        except (Divergence, StoreError) as error:
+            self._fail(error)
+        finally:
+            for waiting in batch:
+                waiting.error = waiting.error or StoreDown(self.failure or "this replica is stopping")
+                waiting.answer()
+
+    async def _settle(self, batch: list[Waiting]) -> list[Waiting]:
+        """Make `batch` durable and answer it, in as many tries as it takes; returns the calls that did not fit."""
+        losses = 0
+        fresh = False
+        while True:
+            await self._turns.await_ours(self._sleep, self._catch_up)
+            ran = self._run(batch)
+            if not ran.changed:
+                if fresh or not await self._catch_up():
+                    break
+                fresh = True
+                continue
+            draft = self._draft(ran)
+            try:
+                if await self._commit(draft):
+                    self._adopt(draft)
+                    break
+            except _RefusedEntry as refused:
+                return await self._refuse(ran, str(refused))
+            self._undo()
+            await self._catch_up()
+            losses += 1
+            fresh = True
+            if self._turns.asks_after(losses):
+                await self._ask_for_turn()
+        self._release(self.graph.tracker.settle())
+        for waiting in ran.calls:
+            waiting.answer()
+        return ran.left
+
+    async def _commit(self, draft: Draft) -> bool:
+        """Whether the entry is durable; if not, it never will be. While that is unknown, nothing else happens (I3)."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            sent = self._clock()
+            outcome = await self._store.commit(draft.entry.seq, draft.entry, draft.rows)
+            match outcome:
+                case Committed(at=at):
+                    self.offset.measure(at, sent, self._clock())
+                    return True
+                case Refused(reason=reason):
+                    raise _RefusedEntry(reason)
+                case Conflict() | Unknown():
+                    fate = await self._fate(draft.entry)
+                    if fate is not Fate.ABSENT:
+                        return fate is Fate.OURS
+            await self._sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS[1])
+
+    async def _fate(self, entry: Entry) -> Fate:
+        try:
+            found = await self._read_after(entry.seq - 1)
+        except Truncated:
+            return Fate.ANOTHER
+        if not found:
+            return Fate.ABSENT
+        return Fate.OURS if found[0].commit_id == entry.commit_id else Fate.ANOTHER
+
+    async def _catch_up(self) -> bool:
+        """Undo what is not committed and apply what others have committed; whether there was anything. One strong read tells (I1)."""
+        caught_up = False
+        while True:
+            try:
+                entries = await self._read_after(self.graph.ledger.applied)
+            except Truncated:
+                logger.warning("This replica is behind the journal's oldest entry; loading the tables again")
+                self._undo()
+                await self.load()
+                return True
+            if entries:
+                caught_up = True
+                self._undo()
+                for entry in entries:
+                    self.graph.run(self.graph.ledger.apply, {"entry": entry})
+                    self._turns.seen(entry)
+                self.graph.refill()
+            if len(entries) < READ_LIMIT and sum(len(entry.changes) for entry in entries) < READ_BYTES:
+                return caught_up
+
+    async def _read_after(self, seq: int) -> list[Entry]:
+        """The store's answer, however long it takes. Raises Truncated."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            try:
+                entries = await self._store.read_after(seq)
+            except Unavailable as error:
+                logger.warning("The store does not answer: %s", error)
+                await self._sleep(pause)
+                pause = min(2 * pause, RETRY_SECONDS[1])
+            else:
+                self.contact = self._clock()
+                return entries
+
+    async def _ask_for_turn(self) -> None:
+        """Commit a tiny entry that asks the others to give way (I14); if it loses too, the next try asks again."""
+        draft = self._draft(Ran(), turn=True)
+        if await self._commit(draft):
+            self._adopt(draft)
+        else:
+            await self._catch_up()
+
+    async def _refuse(self, ran: Ran, reason: str) -> list[Waiting]:
+        """The store can never hold what these calls changed: each is tried alone, and the one at fault is answered so."""
+        self._undo()
+        if len(ran.calls) == 1:
+            (waiting,) = ran.calls
+            waiting.error = TooLarge(reason)
+            waiting.answer()
+        else:
+            for waiting in ran.calls:
+                await self.settle([waiting])
+        return ran.left
+
+    async def _flush(self) -> None:
+        """While nobody waits, write the rows that the tables owe, as entries that change nothing (I8)."""
+        while self.graph.ledger.pending and not self._queue and self.failure is None:
+            draft = self._draft(Ran())
+            try:
+                if await self._commit(draft):
+                    self._adopt(draft)
+                else:
+                    await self._catch_up()
+            except (Divergence, StoreError, _RefusedEntry) as error:
+                self._fail(error)
+
+    async def _truncate(self) -> None:
+        """Now and then forget the journal's oldest entries; never beyond the watermark (I9)."""
+        ledger = self.graph.ledger
+        before = min(ledger.watermark, ledger.applied - self.limits.journal_keep)
+        if before - self._truncated >= TRUNCATE_EVERY and self.failure is None:
+            self._truncated = before
+            try:
+                await self._store.truncate(before)
+            except StoreError as error:
+                logger.warning("The journal could not be truncated: %s", error)
+
+    # Its steps in memory
+
+    def _run(self, batch: list[Waiting]) -> Ran:
+        return batches.run(self.graph, batch, self.graph.ledger.applied + 1)
+
+    def _draft(self, ran: Ran, *, turn: bool = False) -> Draft:
+        return batches.draft(
+            self.graph,
+            ran,
+            replica=self.name,
+            commit_id=self._ids(),
+            clock=self.offset.now(),
+            busy=turn or len(self._queue) > 0,
+            turn=turn,
+        )
+
+    def _adopt(self, draft: Draft) -> None:
+        self.contact = self._clock()
+        self.graph.ledger.committed(draft.entry.seq, draft.entry.watermark, draft.pending)
+        self._turns.seen(draft.entry)
+
+    def _undo(self) -> None:
+        self.graph.tracker.rollback(batches.START)
+
+    def _release(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            try:
+                self._release_slow(effect.run) if effect.slow else effect.run()
+            except Exception:  # A collector or a mailer may raise anything; the change it tells of stands.
+                logger.exception("An effect failed")
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, StoreError) or not self._stopping:
+            logger.critical("This replica stops serving: %s", error)
+        self.failure = str(error)
+        self._undo()

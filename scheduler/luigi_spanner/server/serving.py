@@ -1,0 +1,143 @@
+"""The life of one server: bind, start the scheduler, answer, and on a signal finish what was accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+
+import luigi
+import tornado.httpserver
+import tornado.netutil
+
+from luigi_spanner._version import __version__
+from luigi_spanner.calls import Scheduling
+from luigi_spanner.config import Options
+from luigi_spanner.server.application import app
+from luigi_spanner.server.door import Door
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+"""What ends the server in good order, as stock luigid has it."""
+
+LINGER_SECONDS = 2.0
+"""How long shutting down waits beyond the longest time that a call may be held."""
+
+
+class CannotListen(Exception):
+    """The address cannot be bound. The message is one sentence for the person who configured it."""
+
+
+async def serve(options: Options, opening: Callable[[Options], Awaitable[Scheduling]]) -> None:
+    """Serve until a signal, then return once everything accepted is answered and the store is released.
+
+    `opening` makes the scheduler; it is called after the address is ours, so that a second server on the same port
+    touches no store. Raises CannotListen, StoreError.
+    """
+    stopping = _stop_event()
+    sockets = bind(options)
+    try:
+        scheduling = await _unless(stopping, _started(options, opening))
+        if scheduling is not None:
+            await _answer(options, scheduling, sockets, stopping)
+    finally:
+        for listening in sockets:
+            listening.close()
+    logger.info("luigi-spanner has stopped")
+
+
+def bind(options: Options) -> list[socket.socket]:
+    """The listening sockets of the options. Raises CannotListen."""
+    where = f"{options.address or 'every interface'}, port {options.port}"
+    try:
+        if options.unix_socket is not None:
+            where = options.unix_socket
+            return [tornado.netutil.bind_unix_socket(options.unix_socket)]
+        return tornado.netutil.bind_sockets(options.port, address=options.address)
+    except (OSError, ValueError) as error:
+        # ValueError: tornado's word for a path that is there and no socket
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CannotListen(f"Cannot listen on {where}: {reason}.") from error
+
+
+async def _started(options: Options, opening: Callable[[Options], Awaitable[Scheduling]]) -> Scheduling:
+    scheduling = await opening(options)
+    try:
+        await scheduling.start()
+    except BaseException:  # cancelled by a signal, too: what was opened is closed
+        await scheduling.stop()
+        raise
+    return scheduling
+
+
+async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event) -> None:
+    door = Door()
+    server = tornado.httpserver.HTTPServer(
+        app(scheduling, max_body_bytes=options.max_body_bytes, door=door), max_body_size=options.max_body_bytes
+    )
+    server.add_sockets(sockets)
+    _announce(options, sockets)
+    try:
+        await stopping.wait()
+        logger.info("luigi-spanner stops: no new calls, those accepted are answered")
+    finally:
+        server.stop()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(door.close(), options.hold + LINGER_SECONDS)
+        await scheduling.stop()
+        await server.close_all_connections()
+
+
+def _announce(options: Options, sockets: list[socket.socket]) -> None:
+    logger.info(
+        "luigi-spanner %s (luigi %s) serves namespace %s of %s on %s",
+        __version__,
+        luigi.__version__,
+        options.namespace,
+        options.store,
+        " ".join(_address(listening) for listening in sockets),
+    )
+    if options.state_path is not None:
+        logger.info("The state path %s is not used: the state lives in %s", options.state_path, options.store)
+    if any(_open_to_others(listening) for listening in sockets):
+        logger.warning("Whoever reaches this address may change the task graph: nothing authenticates callers")
+
+
+def _address(listening: socket.socket) -> str:
+    name = listening.getsockname()
+    if isinstance(name, tuple):
+        host = f"[{name[0]}]" if ":" in name[0] else name[0]
+        return f"http://{host}:{name[1]}/"
+    return f"unix socket {name}"
+
+
+def _open_to_others(listening: socket.socket) -> bool:
+    name = listening.getsockname()
+    return isinstance(name, tuple) and not ipaddress.ip_address(name[0].partition("%")[0]).is_loopback
+
+
+def _stop_event() -> asyncio.Event:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def _unless(stopping: asyncio.Event, work: Awaitable[Scheduling]) -> Scheduling | None:
+    """What `work` gives, or None when the signal came first and `work` was called off."""
+    task = asyncio.ensure_future(work)
+    signalled = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait({task, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        return await task
+    return None

@@ -1,0 +1,294 @@
+"""The service: a replica as a server needs it. Calls are held while the store is away, pings are not, and housekeeping is done."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from luigi import scheduler as luigi_scheduler
+from luigi.scheduler import RPC_METHODS
+from luigi.task_history import NopHistory
+
+from luigi_spanner._version import __version__
+from luigi_spanner.batch import Waiting
+from luigi_spanner.calls import SYSTEM, Call, CallError, Status, StoreDown, UnknownMethod
+from luigi_spanner.graph.graph import Graph, configured_limits
+from luigi_spanner.graph.ledger import Divergence
+from luigi_spanner.journal import canonical
+from luigi_spanner.replica import Limits, Replica
+from luigi_spanner.stores import InvalidStore, Store
+from luigi_spanner.stores.location import open_store
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+"""How often housekeeping looks, and how old an idle replica's last contact with the store gets."""
+
+BEAT_SECONDS = 30.0
+"""How often a replica says in the state that it is still there."""
+
+GONE_SECONDS = 3 * BEAT_SECONDS
+"""A replica that has said nothing for so long is gone."""
+
+PING_HOLD = 1.0
+"""How long a ping that must change something may wait. Workers ping under a lock that their forks take too."""
+
+CLOCK_BOUND = 5.0
+"""Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, far below `worker_disconnect_delay`."""
+
+_NOT_RULES = frozenset({"state_path", "metrics_collector", "metrics_custom_import", "record_task_history"})
+
+
+class Service:
+    """Answers calls with one replica. Make it with `open`, inside the event loop that will run it."""
+
+    @classmethod
+    async def open(cls, url: str, namespace: str, *, hold: float = 8.0, rules_mismatch: str = "refuse", journal_keep: int = 100_000) -> Service:
+        """A service on the namespace of a store, not yet started. Raises StoreError."""
+        ids = _ids()
+        store = await open_store(url, namespace, ids=ids)
+        return cls(store, namespace, ids=ids, hold=hold, rules_mismatch=rules_mismatch, journal_keep=journal_keep)
+
+    def __init__(
+        self,
+        store: Store,
+        namespace: str,
+        *,
+        ids: Callable[[], str],
+        hold: float = 8.0,
+        rules_mismatch: str = "refuse",
+        journal_keep: int = 100_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        config = luigi_scheduler.scheduler()
+        self._graph = Graph(config, configured_limits(), NopHistory(), grain=config.worker_disconnect_delay / 2)
+        self._rules = _rules(config, self._graph.limits)
+        self._refuse = rules_mismatch == "refuse"
+        self._hold = hold
+        self._ids = ids
+        self._clock = clock
+        self._beaten = clock()
+        self._mail = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mail")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._store = store
+        self._replica = Replica(
+            name=f"{socket.gethostname()}/{os.getpid()}/{ids()[:8]}",
+            namespace=namespace,
+            store=store,
+            graph=self._graph,
+            ids=ids,
+            clock=clock,
+            sleep=asyncio.sleep,
+            limits=Limits(journal_keep=journal_keep, offset_bound=CLOCK_BOUND),
+            release_slow=self._mail.submit,
+        )
+        self._graph.clock = self._replica.offset.now
+
+    # Calls
+
+    async def call(self, call: Call) -> str:
+        """The reply's value as JSON text, once it is durable. Raises CallError."""
+        if call.method not in RPC_METHODS or not hasattr(self._graph, call.method):
+            raise UnknownMethod(f"there is no method {call.method!r}")
+        if self._replica.failure is not None:
+            raise StoreDown(self._replica.failure)
+        if call.method == "ping":
+            return await self._ping(call)
+        return await self._submit(call, getattr(self._graph, call.method), self._hold)
+
+    async def _ping(self, call: Call) -> str:
+        grain = self._graph._state.grain
+        in_touch = self._clock() - self._replica.contact <= grain
+        if not in_touch:
+            # Other replicas may already have given up this worker: do not call it alive (I7).
+            raise StoreDown("this replica has lost touch with the store")
+        reply = self._graph.ping_from_memory(call.arguments)
+        if reply is not None:
+            return reply
+        try:
+            return await self._submit(call, self._graph.ping, min(PING_HOLD, self._hold))
+        except StoreDown:
+            return '{"rpc_messages": []}'
+
+    async def _submit(self, call: Call, rule: Callable[..., Any], hold: float) -> str:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[str] = loop.create_future()
+        waiting = Waiting(call, rule, answered=lambda answered: _resolve(future, answered))
+        expiry = loop.call_later(hold, _expire, future, waiting)
+        self._replica.submit(waiting)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            waiting.given_up = True
+            raise
+        finally:
+            expiry.cancel()
+
+    async def _internal(self, rule: Callable[..., Any], hold: float | None = None, **arguments: Any) -> None:
+        """Run one of the replica's own calls like any other."""
+        call = Call(request_id=self._ids(), method=rule.__name__, arguments=arguments, principal=SYSTEM)
+        await self._submit(call, rule, self._hold if hold is None else hold)
+
+    # State
+
+    async def status(self) -> Status:
+        """Where the replica stands, after a read of the journal's head."""
+        reasons = []
+        if self._replica.failure is not None:
+            reasons.append(self._replica.failure)
+        else:
+            try:
+                await self._internal(follow)
+            except StoreDown:
+                reasons.append("the store does not answer")
+        ledger = self._graph.ledger
+        return Status(
+            ready=not reasons,
+            reasons=tuple(reasons),
+            replica=self._replica.name,
+            namespace=self._replica.namespace,
+            applied=ledger.applied,
+            watermark=ledger.watermark,
+        )
+
+    def metrics(self) -> tuple[bytes, str] | None:
+        """What Luigi's metrics collector exposes, and its content type."""
+        return metrics_of(self._graph._state._metrics_collector)
+
+    # Life
+
+    async def start(self) -> None:
+        """Load, enter the namespace, begin to answer. Raises StoreError."""
+        try:
+            await self._replica.load()
+        except Divergence as error:
+            raise InvalidStore(f"{error}; run luigi-spanner verify") from error
+        self._tasks.append(asyncio.create_task(self._replica.run(), name="commit loop"))
+        await self._bury_predecessors()
+        try:
+            await self._internal(
+                self._graph.join,
+                hold=60.0,
+                replica=self._replica.name,
+                rules=self._rules,
+                release=__version__,
+                grace=GONE_SECONDS,
+                refuse=self._refuse,
+            )
+        except CallError as error:
+            raise InvalidStore(str(error)) from error
+        self._tasks.append(asyncio.create_task(self._keep_house(), name="housekeeping"))
+
+    async def _bury_predecessors(self) -> None:
+        """A replica of this machine whose process is gone need not be waited for."""
+        host, pid, _ = self._replica.name.split("/")
+        for key in list(self._graph._state.replicas):
+            parts = str(key[0]).split("/")
+            if len(parts) == 3 and parts[0] == host and (parts[1] == pid or not _alive(parts[1])):
+                await self._internal(self._graph.leave, replica=str(key[0]))
+
+    async def stop(self) -> None:
+        """Answer what was accepted, leave the namespace, release the store."""
+        *commit_loop, housekeeping = self._tasks or [None]
+        if housekeeping is not None and commit_loop:
+            housekeeping.cancel()
+        if self._tasks and self._replica.failure is None:
+            with suppress(CallError):
+                await self._internal(self._graph.leave, replica=self._replica.name)
+        self._replica.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._hold)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._store.close()
+        self._mail.shutdown(wait=True)
+
+    async def _keep_house(self) -> None:
+        while self._replica.failure is None:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                await self._do_chores()
+            except StoreDown:
+                logger.warning("The store has not answered for %.0f s", self._clock() - self._replica.contact)
+
+    async def _do_chores(self) -> None:
+        """Prune, replicate liveness, beat: whichever replica is due; else see what others have done."""
+        now = self._clock()
+        if now - self._beaten >= BEAT_SECONDS:
+            self._beaten = now
+            await self._internal(self._graph.beat, replica=self._replica.name)
+        if self._graph.liveness_due():
+            await self._internal(self._graph.flush_liveness)
+        if self._graph.prune_due():
+            await self._internal(self._graph.prune_if_due)
+        if self._clock() - self._replica.contact >= TICK_SECONDS:
+            await self._internal(follow)
+
+
+def follow() -> None:
+    """A call that reads nothing: answering it takes a look at the journal's head."""
+
+
+def metrics_of(collector: Any) -> tuple[bytes, str] | None:
+    """What one of Luigi's metrics collectors exposes, and its content type; None if it exposes nothing."""
+    exposed = collector.generate_latest()
+    if not exposed:
+        return None
+    headers = _Headers()
+    collector.configure_http_handler(headers)
+    return exposed, headers.get("Content-Type", "text/plain")
+
+
+class _Headers(dict[str, str]):
+    """What a metrics collector sees of a response."""
+
+    def set_header(self, name: str, value: str) -> None:
+        self[name] = value
+
+
+def _resolve(future: asyncio.Future[str], waiting: Waiting) -> None:
+    if future.done():
+        return
+    if waiting.error is not None:
+        future.set_exception(waiting.error)
+    else:
+        future.set_result(waiting.reply)
+
+
+def _expire(future: asyncio.Future[str], waiting: Waiting) -> None:
+    waiting.given_up = True
+    if not future.done():
+        future.set_exception(StoreDown("the store did not answer in time; the outcome is unknown"))
+
+
+def _ids() -> Callable[[], str]:
+    """Random ids: 32 hexadecimal digits from the system's source of randomness."""
+    source = random.SystemRandom()
+    return lambda: uuid.UUID(int=source.getrandbits(128)).hex
+
+
+def _rules(config: Any, limits: dict[str, Any]) -> str:
+    """Hash of everything in the configuration that decides how calls are answered (I12)."""
+    rules = {name: value for name, value in config.to_str_params().items() if name not in _NOT_RULES}
+    return hashlib.sha256(canonical([rules, limits]).encode("ascii")).hexdigest()[:32]
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True

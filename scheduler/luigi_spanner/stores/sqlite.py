@@ -1,0 +1,191 @@
+"""The SQLite store: one file, in WAL mode, synced at each commit, open in as many processes as like.
+
+All work runs on one thread of the store's own, so that the event loop never waits for a disk. Writers take turns by SQLite's
+own lock; readers never wait for a writer, nor it for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
+
+from luigi_spanner import migrate
+from luigi_spanner.journal import Entry, Row
+from luigi_spanner.stores import (
+    Closed,
+    Committed,
+    Conflict,
+    InvalidStore,
+    Outcome,
+    SchemaMismatch,
+    Snapshot,
+    StoreError,
+    Unavailable,
+    Unknown,
+    bounds,
+    sqlite_file,
+    sqlite_sql,
+)
+
+DEADLINE = 5.0
+"""Seconds within which a call succeeds or is given up: half of a worker's timeout of 10 s, so that it can be told."""
+
+LOCK_SECONDS = 0.1
+"""How long SQLite itself waits for a lock before the store looks whether it was closed, and tries again."""
+
+PAUSE = 0.02
+"""Seconds between two tries after a fault that may pass (a lock, a full disk)."""
+
+INTERRUPT_STEPS = 10_000
+"""Steps of SQLite's machine between two looks at whether the store was closed: some milliseconds of a long read."""
+
+_T = TypeVar("_T")
+
+
+async def open(path: str, namespace: str, *, deadline: float = DEADLINE) -> SqliteStore:
+    """Open the file, created if missing, and bring its schema up to date. Raises InvalidStore, SchemaMismatch, Unavailable."""
+    store = SqliteStore(path, namespace, deadline=deadline)
+    try:
+        await store.prepare()
+    except BaseException:
+        await store.close()
+        raise
+    return store
+
+
+class SqliteStore:
+    """One namespace of one SQLite file; see `Store`. `deadline` is in seconds, by the monotonic clock."""
+
+    def __init__(self, path: str, namespace: str, *, deadline: float = DEADLINE) -> None:
+        self._path = path
+        self._namespace = namespace
+        self._deadline = deadline
+        self._closing = threading.Event()
+        # The thread starts with the first call, and the file is opened on it: nothing of either crosses an earlier fork.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="luigi-spanner-sqlite")
+        self._connection: sqlite3.Connection | None = None
+
+    async def prepare(self) -> None:
+        """Create what is missing, and find out now whether the file can be written."""
+        await self._run(self._prepare)
+
+    async def load(self) -> Snapshot:
+        return await self._run(lambda: self._attempt(self._load))
+
+    async def read_after(self, seq: int) -> list[Entry]:
+        return await self._run(lambda: self._attempt(lambda connection: self._read_after(connection, seq)))
+
+    async def commit(self, seq: int, entry: Entry, rows: Sequence[Row]) -> Outcome:
+        if seq != entry.seq:
+            raise ValueError(f"entry {entry.seq} cannot be committed under number {seq}")
+        refused = bounds.check(self._namespace, entry, rows)
+        if refused is not None:
+            return refused
+        return await self._run(lambda: self._try_commit(entry, rows))
+
+    async def truncate(self, before: int) -> None:
+        await self._run(lambda: self._attempt(lambda connection: self._truncate(connection, before)))
+
+    async def close(self) -> None:
+        if not self._closing.is_set():
+            self._closing.set()
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+            self._thread.shutdown()
+
+    # Everything below runs on the store's thread.
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        if self._closing.is_set():
+            raise Closed(f"The store on {self._path} was closed.")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _prepare(self) -> None:
+        with closing(sqlite_file.connect(self._path)) as connection, sqlite_file.faults(self._path):
+            connection.execute("BEGIN IMMEDIATE")  # fails if the file cannot be written
+            connection.execute("ROLLBACK")
+            found = migrate.read_sqlite(connection)
+        if migrate.compatible(*found, self._url) is not None:
+            migrate.upgrade_sqlite(self._path)
+        self._connect()
+
+    def _load(self, connection: sqlite3.Connection) -> Snapshot:
+        with sqlite_sql.transaction(connection):
+            self._check_schema(connection)
+            snapshot = sqlite_sql.snapshot(connection, self._namespace)
+        if snapshot is not None:
+            return snapshot
+        with sqlite_sql.transaction(connection, "IMMEDIATE"):
+            sqlite_sql.create_namespace(connection, self._namespace)
+        return self._load(connection)
+
+    def _read_after(self, connection: sqlite3.Connection, seq: int) -> list[Entry]:
+        with sqlite_sql.transaction(connection):
+            self._check_schema(connection)
+            return sqlite_sql.entries_after(connection, self._namespace, seq)
+
+    def _truncate(self, connection: sqlite3.Connection, before: int) -> None:
+        with sqlite_sql.transaction(connection, "IMMEDIATE"):
+            self._check_schema(connection)
+            sqlite_sql.truncate(connection, self._namespace, before)
+
+    def _try_commit(self, entry: Entry, rows: Sequence[Row]) -> Outcome:
+        try:
+            return self._attempt(lambda connection: self._commit(connection, entry, rows))
+        except StoreError as error:
+            # Whoever asked resolves it by a read, which meets the same fault if it lasts.
+            return Unknown(reason=str(error))
+
+    def _commit(self, connection: sqlite3.Connection, entry: Entry, rows: Sequence[Row]) -> Outcome:
+        try:
+            with sqlite_sql.transaction(connection, "IMMEDIATE"):
+                self._check_schema(connection)
+                sqlite_sql.append(connection, self._namespace, entry)
+                sqlite_sql.write(connection, self._namespace, rows)
+                if self._closing.is_set():
+                    raise Closed("The store was closed during the commit.")
+        except sqlite_sql.Taken:
+            return Conflict()
+        return Committed()
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Another release may have changed the schema since this store was opened (I11)."""
+        mismatch = migrate.compatible(*migrate.read_sqlite(connection), self._url)
+        if mismatch is not None:
+            raise SchemaMismatch(mismatch)
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do `work`, again and again while it meets faults that may pass. Raises Unavailable, Closed, InvalidStore."""
+        end = time.monotonic() + self._deadline
+        while not self._closing.is_set():
+            try:
+                return work(self._connect())
+            except sqlite3.OperationalError as error:
+                if time.monotonic() > end:
+                    raise Unavailable(f"The SQLite file {self._path} does not answer: {error}.") from error
+            except sqlite3.Error as error:
+                raise InvalidStore(f"The SQLite file {self._path} is damaged: {error}.") from error
+            self._closing.wait(PAUSE)
+        raise Closed(f"The store on {self._path} was closed.")
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = sqlite_file.connect(self._path)
+            connection.execute(f"PRAGMA busy_timeout = {int(LOCK_SECONDS * 1000)}")
+            connection.set_progress_handler(self._closing.is_set, INTERRUPT_STEPS)
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def _url(self) -> str:
+        return f"sqlite:///{self._path}"

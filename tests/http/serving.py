@@ -1,0 +1,215 @@
+"""Servers for the tests: the application in a thread's event loop, or `luigi-spanner serve` in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import tornado.httpserver
+import tornado.netutil
+
+from luigi_spanner.calls import Scheduling
+from luigi_spanner.server import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 20.0
+"""Seconds after which a test gives up on a server."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A whole HTTP response."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def value(self) -> Any:
+        """What a successful call gave."""
+        assert self.status == 200, self.body
+        return self.json["response"]
+
+    @property
+    def fault(self) -> str:
+        """The message of a refused call."""
+        return str(self.json["error"]["message"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """Sends requests to one server, each on a connection of its own."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+
+    def request(self, verb: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
+        connection = self.connect()
+        try:
+            connection.request(verb, path, body, dict(headers or {}))
+            return read(connection)
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    def post(self, method: str, body: bytes, **headers: str) -> Answer:
+        """A form that is sent as it is."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.request("POST", f"/api/{method}", body, {"Content-Type": "application/x-www-form-urlencoded", **named})
+
+    def raw(self, method: str, text: str) -> Answer:
+        """A call whose arguments are this text."""
+        return self.post(method, urlencode({"data": text}).encode())
+
+    def call(self, method: str, **arguments: Any) -> Answer:
+        return self.raw(method, json.dumps(arguments))
+
+    def tasks(self) -> Any:
+        return self.call("task_list").value
+
+
+def read(connection: http.client.HTTPConnection) -> Answer:
+    response = connection.getresponse()
+    return Answer(status=response.status, headers=response.headers, body=response.read())
+
+
+def in_query(method: str, **arguments: Any) -> str:
+    """The path of a call that has its arguments in the query string, as the visualiser sends it."""
+    return f"/api/{method}?data={quote(json.dumps(arguments))}"
+
+
+@contextmanager
+def serving(opening: Callable[[], Awaitable[Scheduling]], **options: Any) -> Iterator[Client]:
+    """The application over what `opening` makes, served by an event loop in a thread until the block ends."""
+    ready: queue.Queue[int | BaseException] = queue.Queue()
+    loop = asyncio.new_event_loop()
+    finished = asyncio.Event()
+
+    async def main() -> None:
+        scheduling = await opening()
+        await scheduling.start()
+        server = tornado.httpserver.HTTPServer(app(scheduling, **options))
+        (listening,) = tornado.netutil.bind_sockets(0, "127.0.0.1", family=socket.AF_INET)
+        server.add_sockets([listening])
+        ready.put(listening.getsockname()[1])
+        await finished.wait()
+        server.stop()
+        await scheduling.stop()
+        await server.close_all_connections()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(main())
+        except BaseException as error:  # handed to the test's thread
+            ready.put(error)
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    port = ready.get(timeout=PATIENCE)
+    if isinstance(port, BaseException):
+        raise port
+    try:
+        yield Client(port=port)
+    finally:
+        loop.call_soon_threadsafe(finished.set)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """An environment without options of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LUIGI", "XDG_"))}
+    path = os.pathsep.join(part for part in (str(ROOT / "scheduler"), os.environ.get("PYTHONPATH", "")) if part)
+    return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
+
+
+class Process:
+    """`luigi-spanner` with these arguments, running in `directory`; ended with the block."""
+
+    def __init__(self, *arguments: str, directory: Path, **extra: str) -> None:
+        self._running = subprocess.Popen(
+            [sys.executable, "-m", "luigi_spanner", *arguments],
+            cwd=directory,
+            env=environment(HOME=str(directory), **extra),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self.output = ""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._running.poll() is None:
+            self._running.kill()
+        self._running.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self._running.stdout is not None
+        self._running.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    def line(self, pattern: str) -> re.Match[str]:
+        """The next line of output that matches; fails when the process ends without one."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            line = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
+            assert line is not None, f"no line matches {pattern!r} in:\n{self.output}"
+            found = re.search(pattern, line)
+            if found:
+                return found
+
+    def client(self) -> Client:
+        """A client, once the server says where it listens."""
+        return Client(port=int(self.line(r"serves namespace .* on http://[^ ]*:(\d+)/").group(1)))
+
+    def signal(self, number: signal.Signals) -> None:
+        self._running.send_signal(number)
+
+    def exit_code(self) -> int:
+        code = self._running.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def _read(self) -> None:
+        assert self._running.stdout is not None
+        for line in self._running.stdout:
+            self.output += line
+            self._lines.put(line)
+        self._lines.put(None)

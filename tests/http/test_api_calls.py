@@ -1,0 +1,274 @@
+"""Calls as workers send them, of this Luigi, of older and of later ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import re
+from collections.abc import Iterator
+from urllib.parse import urlencode
+
+import luigi.scheduler
+import pytest
+from luigi.rpc import RemoteScheduler, RPCError, URLLibFetcher
+from serving import Client, in_query, serving
+
+from luigi_spanner import Scheduler
+from luigi_spanner.calls import Call, RuleFailed, Status, StoreDown
+
+
+@pytest.fixture
+def remote(client: Client) -> Iterator[RemoteScheduler]:
+    """Luigi's own client, unmodified."""
+    scheduler = RemoteScheduler(client.url)
+    yield scheduler
+    scheduler.close()
+
+
+def test_a_worker_s_life(remote: RemoteScheduler) -> None:
+    remote.add_worker("w", [("workers", 2), ("host", "h"), ("first_task", "B")])
+    remote.add_task(worker="w", task_id="A", status="PENDING", runnable=True, family="F", params={"x": "1"}, resources={"r": 1})
+    remote.add_task(worker="w", task_id="B", deps=["A"], family="F", priority=5, resources=None, owners=["me@example.org"])
+    remote.add_task_batcher(worker="w", task_family="F", batched_args=["x"], max_batch_size=math.inf)
+    assert remote.ping(worker="w") == {"rpc_messages": []}
+    work = remote.get_work(worker="w", host="h", assistant=False, current_tasks=[])
+    assert (work["task_id"], work["task_family"], work["n_pending_tasks"]) == ("A", "F", 2)
+    remote.add_task(worker="w", task_id="A", status="RUNNING", tracking_url="http://here/")
+    remote.set_task_status_message("A", "half")
+    remote.set_task_progress_percentage("A", 50)
+    remote.decrease_running_task_resources("A", {"r": 1})
+    assert remote.get_running_task_resources("A") == {"taskId": "A", "resources": {"r": 0}}
+    remote.report_task_statistics("A", {"memory": 1.5})
+    remote.add_task(
+        worker="w",
+        task_id="A",
+        status="DONE",
+        expl=json.dumps(""),
+        runnable=None,
+        new_deps=[],
+        retry_policy_dict={"retry_count": 2},
+    )
+    assert remote.get_work(worker="w", host="h", current_tasks=[])["task_id"] == "B"
+    assert remote.count_pending(worker="w")["n_pending_tasks"] == 0
+    assert remote.announce_scheduling_failure(worker="w", task_name="A", family="F", params={}, expl="no", owners=[]) is None
+
+
+def test_an_empty_get_work_is_a_whole_answer(remote: RemoteScheduler) -> None:
+    assert remote.get_work(worker="w", host="h", current_tasks=[])["task_id"] is None
+
+
+def test_unknown_method_as_luigi_s_client_sees_it(client: Client) -> None:
+    remote = RemoteScheduler(client.url)
+    remote._rpc_retry_attempts = 1
+    with pytest.raises(RPCError):
+        remote._request("/api/nothing", {})
+    remote.close()
+
+
+def test_luigi_s_client_without_requests(client: Client) -> None:
+    remote = RemoteScheduler(client.url)
+    remote.close()
+    remote._fetcher = URLLibFetcher()
+    assert remote.add_task(worker="w", task_id="A") is None
+    assert list(remote.task_list("PENDING", "")) == ["A"]
+
+
+def test_arguments_in_a_get_with_a_body(client: Client) -> None:
+    body = urlencode({"data": json.dumps({"worker": "w", "task_id": "A"})}).encode()
+    answer = client.request("GET", "/api/add_task", body, {"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.value is None
+    assert list(client.tasks()) == ["A"]
+
+
+def test_arguments_in_the_query_of_a_post(client: Client) -> None:
+    assert client.request("POST", in_query("add_task", worker="w", task_id="A")).value is None
+    assert list(client.tasks()) == ["A"]
+
+
+def test_the_body_beats_the_query_and_the_last_field_the_others(client: Client) -> None:
+    body = (
+        b"data=%7B%22worker%22%3A+%22w%22%2C+%22task_id%22%3A+%22X%22%7D&"
+        + urlencode({"other": "1", "data": json.dumps({"worker": "w", "task_id": "B"})}).encode()
+    )
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert client.request("POST", in_query("add_task", worker="w", task_id="A"), body, kind).status == 200
+    assert list(client.tasks()) == ["B"]
+
+
+def test_a_multipart_form(client: Client) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="data"\r\n\r\n{"worker": "w", "task_id": "A"}\r\n--x--\r\n'
+    assert client.request("POST", "/api/add_task", body, {"Content-Type": "multipart/form-data; boundary=x"}).status == 200
+    assert list(client.tasks()) == ["A"]
+
+
+def test_a_body_in_chunks(client: Client) -> None:
+    connection = client.connect()
+    pieces = [b"data=%7B%22worker%22:", b"%22w%22,%22task_id%22:%22A%22%7D"]
+    connection.request(
+        "POST", "/api/add_task", iter(pieces), {"Content-Type": "application/x-www-form-urlencoded"}, encode_chunked=True
+    )
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert list(client.tasks()) == ["A"]
+
+
+def test_bare_infinity(client: Client) -> None:
+    text = '{"worker": "w", "task_family": "F", "batched_args": ["a"], "max_batch_size": Infinity}'
+    assert client.raw("add_task_batcher", text).value is None
+
+
+def test_arguments_that_stock_ignores_are_ignored(client: Client) -> None:
+    assert client.call("add_task", worker="w", task_id="A", unheard_of={"deep": [1]}).value is None
+    assert client.call("ping", worker="w", foo="bar").value == {"rpc_messages": []}
+
+
+def test_resources_by_any_name(client: Client) -> None:
+    assert client.call("update_resources", gpu=2, tape=0.5).value is None
+    totals = {resource["name"]: resource["num_total"] for resource in client.call("resource_list").value}
+    assert totals == {"gpu": 2, "tape": 0.5}
+    assert client.call("update_resource", resource="gpu", amount=3).value is True
+    assert client.call("update_resource", resource="gpu", amount=-1).value is False
+
+
+def test_the_request_id_of_the_caller_is_kept(client: Client) -> None:
+    answer = client.post("ping", urlencode({"data": '{"worker": "w"}'}).encode(), X_Request_Id="abc-1._Z")
+    assert answer.headers["X-Request-Id"] == "abc-1._Z"
+
+
+@pytest.mark.parametrize("offered", ["", "a b", "x" * 65, "a\tb", "<b>"])
+def test_a_request_id_unfit_for_a_log_is_replaced(memory: Client, offered: str) -> None:
+    answer = memory.post("ping", urlencode({"data": '{"worker": "w"}'}).encode(), X_Request_Id=offered)
+    assert answer.status == 200
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-Id"])
+
+
+def test_a_bug_in_a_rule_is_a_500_whose_id_the_log_has(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    client.call("add_task", worker="w", task_id="A", family="F")
+    before = client.tasks()
+    with caplog.at_level(logging.ERROR):
+        # Luigi looks for the first task of a batch that has none
+        answer = client.call("add_task", worker="w", task_id="A", status="RUNNING", batch_id="none", family="G")
+    assert answer.status == 500
+    request_id = answer.json["error"]["request_id"]
+    assert answer.headers["X-Request-Id"] == request_id
+    assert request_id in caplog.text
+    assert "IndexError" in caplog.text
+    assert client.tasks() == before
+
+
+def test_a_scheduler_of_this_process_can_be_served() -> None:
+    async def opening() -> Scheduler:
+        return Scheduler()
+
+    with serving(opening) as client:
+        assert client.call("add_task", worker="w", task_id="A", family="F").value is None
+        assert client.call("get_work", worker="w", host="h").value["task_id"] == "A"
+        assert client.get("/readyz").status == 200
+        assert client.call("add_task", worker="w").status == 400
+        assert client.call("nothing").status == 404
+
+
+class Failing:
+    """A scheduler that fails every call with the given error: a store's long outage and a bug of ours take too long to await."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def call(self, call: Call) -> str:
+        raise self.error
+
+    async def status(self) -> Status:
+        return Status(ready=False, reasons=("It is lost.",), replica="r", namespace="n", applied=1, watermark=0)
+
+    def metrics(self) -> tuple[bytes, str] | None:
+        return b"luigi_x 1\n", "text/plain; version=0.0.4"
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+def failing(error: Exception) -> Iterator[Client]:
+    async def opening() -> Failing:
+        return Failing(error)
+
+    return serving(opening)
+
+
+def test_a_store_that_is_down() -> None:
+    with failing(StoreDown("The store does not answer.", retry_after=3)) as client:
+        answer = client.call("ping", worker="w")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "3")
+        assert answer.json["error"]["code"] == "store_down"
+        ready = client.get("/readyz")
+        assert (ready.status, ready.json["reasons"]) == (503, ["It is lost."])
+
+
+def test_a_bug_of_ours_is_json_too(caplog: pytest.LogCaptureFixture) -> None:
+    with failing(ZeroDivisionError("secret detail")) as client:
+        answer = client.call("ping", worker="w")
+    assert (answer.status, answer.json["error"]["code"]) == (500, "internal")
+    assert b"secret" not in answer.body
+    assert answer.json["error"]["request_id"] in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_a_collector_exposes() -> None:
+    with failing(RuleFailed("no")) as client:
+        answer = client.get("/metrics")
+    assert (answer.body, answer.headers["Content-Type"]) == (b"luigi_x 1\n", "text/plain; version=0.0.4")
+
+
+class Later(luigi.scheduler.Scheduler):
+    """A Luigi to come, with a method and an argument that we have never heard of."""
+
+    def sing(self, song, loud=False):
+        return [song, loud]
+
+
+def test_a_method_of_a_later_luigi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(luigi.scheduler.RPC_METHODS, "sing", Later.sing)
+    monkeypatch.setattr(luigi.scheduler, "Scheduler", Later)
+
+    class Choir(Failing):
+        async def call(self, call: Call) -> str:
+            return json.dumps(Later().sing(**call.arguments))
+
+    async def opening() -> Choir:
+        return Choir(RuntimeError())
+
+    with serving(opening) as client:
+        assert client.call("sing", song=["la"]).value == [["la"], False]
+        assert client.call("sing").status == 400
+        assert client.call("sing", song="la", key="c").status == 400
+
+
+def test_a_call_whose_caller_has_gone_is_marked() -> None:
+    waiting, gone = asyncio.Event(), []
+
+    class Waiting(Failing):
+        async def call(self, call: Call) -> str:
+            gone.append(call)
+            await asyncio.wait_for(waiting.wait(), 20)
+            return "null"
+
+        async def stop(self) -> None:
+            waiting.set()
+
+    async def opening() -> Waiting:
+        return Waiting(RuntimeError())
+
+    with serving(opening) as client:
+        connection = client.connect()
+        connection.request("GET", in_query("get_work", worker="w"))
+        while not gone:
+            assert client.get("/healthz").status == 200
+        assert not gone[0].abandoned
+        connection.close()
+        for _ in range(1000):
+            if gone[0].abandoned:
+                break
+            client.get("/healthz")
+        assert gone[0].abandoned

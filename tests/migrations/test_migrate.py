@@ -1,0 +1,254 @@
+"""The schema's revisions: equal to the metadata, up and down, run again, checked; on SQLite and on the Spanner emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from luigi_spanner import migrate, migrate_spanner, schema
+from luigi_spanner.stores import InvalidStore, SchemaMismatch, sqlite
+from luigi_spanner.stores.location import parse
+
+OPENERS = 4
+
+
+@pytest.fixture(params=["sqlite", pytest.param("emulator", marks=pytest.mark.emulator)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with the newest schema."""
+    if request.param == "emulator":
+        given: str = request.getfixturevalue("spanner_url")
+        return given
+    url = f"sqlite:///{tmp_path}/luigi.db"
+    migrate.upgrade(url)
+    return url
+
+
+@contextmanager
+def connected(url: str) -> Iterator[sa.Connection]:
+    location = parse(url)
+    if location.kind == "spanner":
+        with migrate_spanner.connect(location.place) as connection:
+            yield connection
+        return
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def tables(url: str) -> set[str]:
+    with connected(url) as connection:
+        return set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
+
+
+def test_the_revisions_are_one_line() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrate.scripts()))
+    script = ScriptDirectory.from_config(config)
+    walked = [revision.revision for revision in script.walk_revisions()]
+    assert walked[::-1] == migrate.revisions()
+    assert script.get_heads() == [migrate.head()]
+
+
+def test_the_migrated_schema_is_the_metadata(url: str) -> None:
+    with connected(url) as connection:
+        assert tables(url) == set(schema.metadata.tables)
+        for table in schema.metadata.tables.values():
+            assert described(connection, table.name) == declared(connection.dialect, table)
+
+
+def described(connection: sa.Connection, name: str) -> dict[str, Any]:
+    inspector = sa.inspect(connection)
+    found = inspector.get_columns(name)
+    columns = [(column["name"], _text(connection.dialect, column["type"]), column["nullable"]) for column in found]
+    key = inspector.get_pk_constraint(name)["constrained_columns"]
+    return {"columns": columns, "key": key, "indexes": inspector.get_indexes(name)}
+
+
+def declared(dialect: sa.Dialect, table: sa.Table) -> dict[str, Any]:
+    columns = [(column.name, _text(dialect, column.type), column.nullable) for column in table.columns]
+    return {"columns": columns, "key": [column.name for column in table.primary_key.columns], "indexes": []}
+
+
+def _text(dialect: sa.Dialect, column_type: Any) -> str:
+    return str(column_type.compile(dialect=dialect))
+
+
+def test_alembic_finds_nothing_to_change(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/luigi.db"
+    migrate.upgrade(url)
+    with connected(url) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, schema.metadata) == []
+
+
+def test_spanner_types(spanner_url: str) -> None:
+    query = sa.text(
+        "SELECT column_name, spanner_type FROM information_schema.columns"
+        " WHERE table_schema = '' AND table_name IN ('journal', 'tasks')"
+    )
+    options = sa.text(
+        "SELECT table_name, column_name FROM information_schema.column_options"
+        " WHERE option_name = 'allow_commit_timestamp' AND option_value = 'TRUE' ORDER BY table_name"
+    )
+    with connected(spanner_url) as connection:
+        types = dict(connection.execute(query).tuples().all())
+        stamped = [tuple(row) for row in connection.execute(options)]
+    assert types["seq"] == "INT64"
+    assert types["clock"] == "FLOAT64"
+    assert types["turn"] == "BOOL"
+    assert types["changes"] == types["body"] == "BYTES(MAX)"
+    assert types["params"] == "STRING(MAX)"
+    assert types["status"] == "STRING(32)"
+    assert types["committed_at"] == "TIMESTAMP"
+    assert stamped == [("journal", "committed_at"), ("namespaces", "created_at")]
+
+
+def test_up_and_down_and_up(url: str) -> None:
+    assert migrate.current(url) == migrate.head()
+    migrate.check(url)
+    migrate.downgrade(url, "base")
+    assert migrate.current(url) is None
+    assert tables(url) == set()
+    with pytest.raises(SchemaMismatch):
+        migrate.check(url)
+    migrate.downgrade(url, "base")  # nothing left to take back
+    migrate.upgrade(url)
+    migrate.upgrade(url)
+    migrate.check(url)
+    assert tables(url) == set(schema.metadata.tables)
+
+
+def test_a_half_applied_upgrade_is_run_again(url: str) -> None:
+    with connected(url) as connection:
+        for statement in ("DROP TABLE tasks", "DROP TABLE compatibility", "DELETE FROM alembic_version WHERE true"):
+            connection.exec_driver_sql(statement)
+    assert migrate.current(url) is None
+    migrate.upgrade(url)
+    migrate.check(url)
+    assert tables(url) == set(schema.metadata.tables)
+
+
+def test_a_half_applied_downgrade_is_run_again(url: str) -> None:
+    with connected(url) as connection:
+        for statement in ("DROP TABLE tasks", "DROP TABLE compatibility"):
+            connection.exec_driver_sql(statement)
+    with pytest.raises(SchemaMismatch):
+        migrate.check(url)
+    migrate.upgrade(url)
+    migrate.check(url)
+    assert tables(url) == set(schema.metadata.tables)
+
+
+def test_no_schema_is_one_sentence_with_the_command(url: str) -> None:
+    migrate.downgrade(url, "base")
+    with pytest.raises(SchemaMismatch) as caught:
+        migrate.check(url)
+    assert str(caught.value) == f"The database has no Luigi Spanner schema: run `luigi-spanner db upgrade --store {url}`."
+
+
+def test_a_newer_schema_is_used_while_it_says_so(url: str) -> None:
+    set_revision(url, "9999", schema.MIN_COMPATIBLE)
+    migrate.check(url)
+    migrate.upgrade(url)  # leaves it as it is
+    assert migrate.current(url) == "9999"
+    set_revision(url, "9999", schema.MIN_COMPATIBLE + 1)
+    for call in (migrate.check, migrate.upgrade):
+        with pytest.raises(SchemaMismatch, match="revision 9999, is newer than this release understands: upgrade luigi-spanner"):
+            call(url)
+    with pytest.raises(SchemaMismatch, match="cannot take revision 9999 back"):
+        migrate.downgrade(url, "base")
+
+
+def set_revision(url: str, revision: str, min_compatible: int) -> None:
+    with connected(url) as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}' WHERE true")
+        connection.exec_driver_sql(f"UPDATE compatibility SET min_compatible = {min_compatible} WHERE id = 1")
+
+
+@pytest.mark.parametrize(
+    ("revision", "min_compatible", "reason"),
+    [
+        (migrate.head(), schema.MIN_COMPATIBLE, None),
+        (None, None, "no Luigi Spanner schema"),
+        (migrate.head(), None, "needs .* in full"),
+        ("9999", schema.MIN_COMPATIBLE, None),
+        ("9999", schema.MIN_COMPATIBLE - 1, None),
+        ("9999", schema.MIN_COMPATIBLE + 1, "newer"),
+        ("9999", None, "newer"),
+    ],
+)
+def test_the_rule_of_compatibility(revision: str | None, min_compatible: int | None, reason: str | None) -> None:
+    found = migrate.compatible(revision, min_compatible)
+    if reason is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert re.search(reason, found)
+
+
+def test_no_such_revision(url: str) -> None:
+    with pytest.raises(InvalidStore, match="There is no revision 4711"):
+        migrate.downgrade(url, "4711")
+
+
+def test_reading_creates_no_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/luigi.db"
+    assert migrate.current(url) is None
+    migrate.downgrade(url, "base")
+    with pytest.raises(SchemaMismatch):
+        migrate.check(url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_has_no_schema_to_keep() -> None:
+    migrate.upgrade("memory://")
+    migrate.downgrade("memory://", "base")
+    migrate.check("memory://")
+    assert migrate.current("memory://") is None
+
+
+def test_a_path_with_a_percent_sign(tmp_path: Path) -> None:
+    (tmp_path / "50%20 off").mkdir()
+    migrate.upgrade(f"sqlite:///{tmp_path}/50%20 off/luigi.db")
+    assert (tmp_path / "50%20 off" / "luigi.db").is_file()
+
+
+def test_several_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    async def check() -> None:
+        stores = await asyncio.gather(*(sqlite.open(str(tmp_path / "luigi.db"), "n") for _ in range(OPENERS)))
+        await asyncio.gather(*(store.close() for store in stores))
+
+    asyncio.run(check())
+    migrate.check(f"sqlite:///{tmp_path}/luigi.db")
+
+
+def test_a_failed_revision_leaves_sqlite_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "luigi.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE VIEW tasks AS SELECT 1")
+    with pytest.raises(InvalidStore, match="tasks"):
+        migrate.upgrade(f"sqlite:///{path}")
+    assert tables(f"sqlite:///{path}") == set()
+
+
+def test_a_missing_spanner_database_is_told(spanner_url: str) -> None:
+    missing = spanner_url + "x"
+    for call in (migrate.check, migrate.current):
+        with pytest.raises(
+            InvalidStore, match=r"There is no Spanner database .*: run `luigi-spanner db upgrade --store spanner:///"
+        ):
+            call(missing)
+    migrate.upgrade(missing)
+    migrate.check(missing)

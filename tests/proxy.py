@@ -1,0 +1,180 @@
+"""A TCP proxy that does to a connection what networks do: delay it, swallow one direction, cut it, refuse it.
+
+It runs on a thread and a loop of its own, so that the code under test may be synchronous or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+COMMAND_SECONDS = 10.0
+"""How long switching the proxy may take."""
+
+_CHUNK = 64 * 1024
+
+
+@dataclass(kw_only=True, eq=False)
+class _Link:
+    """One connection through the proxy. `holed` once bytes of it are lost, `stranded` if all of them will be."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    holed: bool = False
+    stranded: bool = False
+
+    def abort(self) -> None:
+        self.client.transport.abort()
+        self.server.transport.abort()
+
+
+class Proxy:
+    """Listens on `host` (127.0.0.1 and a free port) and passes on to `target`, until told otherwise.
+
+    Every switch returns when it is in force. `dropped_requests` and `dropped_replies` count the bytes swallowed.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.host = ""
+        self.dropped_requests = 0
+        self.dropped_replies = 0
+        self._target = target
+        self._delay = 0.0
+        self._drop_requests = False
+        self._drop_replies = False
+        self._links: set[_Link] = set()
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        self._run(self._listen())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(COMMAND_SECONDS)
+        self._loop.close()
+
+    def heal(self) -> None:
+        """Pass everything on again. Connections that have lost bytes are cut."""
+        self._run(self._heal())
+
+    def delay(self, seconds: float) -> None:
+        """Hold back each piece of data, either way, for `seconds`."""
+        self._delay = seconds
+
+    def drop_requests(self) -> None:
+        """Swallow what clients send."""
+        self._run(self._set("_drop_requests"))
+
+    def drop_replies(self) -> None:
+        """Swallow what the server sends."""
+        self._run(self._set("_drop_replies"))
+
+    def strand(self) -> None:
+        """Swallow everything on the connections that there are, either way; new ones are fine. Firewalls forget like that."""
+        self._run(self._strand())
+
+    def cut(self) -> None:
+        """Reset every connection; new ones are welcome."""
+        self._run(self._cut())
+
+    def refuse(self) -> None:
+        """Reset every connection and refuse new ones, as if the server had died."""
+        self._run(self._refuse())
+
+    def _run(self, command: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(command, self._loop).result(COMMAND_SECONDS)
+
+    async def _listen(self) -> None:
+        port = int(self.host.rpartition(":")[2] or 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", port)
+        self.host = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _heal(self) -> None:
+        self._delay = 0.0
+        self._drop_requests = self._drop_replies = False
+        for link in [link for link in self._links if link.holed]:
+            link.abort()
+        if self._server is None:
+            await self._listen()
+
+    async def _set(self, switch: str) -> None:
+        setattr(self, switch, True)
+
+    async def _strand(self) -> None:
+        for link in self._links:
+            link.holed = link.stranded = True
+
+    async def _cut(self) -> None:
+        for link in list(self._links):
+            link.abort()
+
+    async def _refuse(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await self._cut()
+
+    async def _close(self) -> None:
+        await self._refuse()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        name, _, port = self._target.rpartition(":")
+        try:
+            server_reader, server = await asyncio.open_connection(name, int(port))
+        except OSError:
+            client.transport.abort()
+            return
+        link = _Link(client=client, server=server)
+        self._links.add(link)
+        try:
+            await asyncio.gather(self._requests(link, client_reader), self._replies(link, server_reader))
+        finally:
+            self._links.discard(link)
+            link.abort()
+
+    async def _requests(self, link: _Link, reader: asyncio.StreamReader) -> None:
+        with suppress(OSError):  # the other side reset the connection: the link ends
+            while data := await self._read(reader):
+                if self._drop_requests or link.stranded:
+                    link.holed = True
+                    self.dropped_requests += len(data)
+                else:
+                    link.server.write(data)
+                    await link.server.drain()
+        link.abort()
+
+    async def _replies(self, link: _Link, reader: asyncio.StreamReader) -> None:
+        with suppress(OSError):  # the other side reset the connection: the link ends
+            while data := await self._read(reader):
+                if self._drop_replies or link.stranded:
+                    link.holed = True
+                    self.dropped_replies += len(data)
+                else:
+                    link.client.write(data)
+                    await link.client.drain()
+        link.abort()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        data = await reader.read(_CHUNK)
+        if data and self._delay:
+            await asyncio.sleep(self._delay)
+        return data

@@ -1,0 +1,153 @@
+"""The Spanner store's way to its database: status codes, credentials, and values as they come off the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from exercise import entry
+from google.cloud.spanner_v1 import types
+
+from luigi_spanner.stores import Conflict, InvalidStore, Refused, SchemaMismatch, Unavailable, Unknown, spanner
+from luigi_spanner.stores.spanner_faults import MEANINGS
+from luigi_spanner.stores.spanner_values import rows_of
+from luigi_spanner.stores.spanner_wire import Pace, Wire, connector
+
+
+def test_every_status_code_has_a_meaning() -> None:
+    assert set(MEANINGS) == set(grpc.StatusCode) - {grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_values_split_across_messages_are_joined(rng: random.Random, number: int) -> None:
+    def text() -> str:
+        return "".join(rng.choice("abc\u00e9\u4e16") for _ in range(rng.randrange(8)))
+
+    rows = [[text(), rng.randrange(10**6), rng.choice([None, text()]), bool(rng.randrange(2))] for _ in range(5)]
+
+    async def main() -> list[list[Any]]:
+        return [row async for row in rows_of(_messages(rng, rows))]
+
+    assert asyncio.run(main()) == rows
+
+
+async def _messages(rng: random.Random, rows: list[list[Any]]) -> AsyncIterator[Any]:
+    """The rows as PartialResultSets, cut anywhere: between values, or inside one, several times over."""
+    message = types.PartialResultSet.pb()()
+    for code in (types.TypeCode.STRING, types.TypeCode.INT64, types.TypeCode.STRING, types.TypeCode.BOOL):
+        message.metadata.row_type.fields.add().type_.code = int(code)
+    for value in (value for row in rows for value in row):
+        if value is None or isinstance(value, bool):
+            message.values.add(**({"null_value": 0} if value is None else {"bool_value": value}))
+        else:
+            rest = str(value)
+            while rest and rng.random() < 0.5:
+                cut = rng.randrange(len(rest) + 1)
+                message.values.add().string_value, rest = rest[:cut], rest[cut:]
+                message.chunked_value = True
+                yield message
+                message = types.PartialResultSet.pb()()
+            message.values.add().string_value = rest
+        if rng.random() < 0.3:
+            yield message
+            message = types.PartialResultSet.pb()()
+    yield message
+
+
+OUTCOMES = {
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.INVALID_ARGUMENT: Refused,
+    grpc.StatusCode.OUT_OF_RANGE: Refused,
+    grpc.StatusCode.FAILED_PRECONDITION: Refused,
+}
+"""What a commit that always fails with a code ends in; with every other code it is Unknown."""
+
+
+@pytest.mark.parametrize("code", sorted(set(grpc.StatusCode) - {grpc.StatusCode.OK}, key=str))
+def test_each_status_code_has_its_outcome(code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No emulator can be made to answer all of these, so a server does that only answers them."""
+
+    async def main() -> None:
+        async with _Failing(code) as host:
+            monkeypatch.setenv("SPANNER_EMULATOR_HOST", host)
+            wire = Wire("projects/p/instances/i/databases/d", connector(), random.Random(1), Pace(deadline=0.2))
+            store = spanner.SpannerStore(wire, "ns")
+            assert type(await store.commit(1, entry(1), [])) is OUTCOMES.get(code, Unknown)
+            with pytest.raises((Unavailable, InvalidStore, SchemaMismatch)):
+                await store.read_after(0)
+            await store.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED])
+def test_opening_without_permission_is_invalid(code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with _Failing(code) as host:
+            monkeypatch.setenv("SPANNER_EMULATOR_HOST", host)
+            with pytest.raises(InvalidStore, match="does not let this process"):
+                await spanner.open("projects/p/instances/i/databases/d", "ns")
+
+    asyncio.run(main())
+
+
+class _Failing(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A server that makes sessions and fails everything else with one code."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+        self._server: Any = None
+
+    async def __aenter__(self) -> str:
+        self._server = grpc.aio.server()
+        self._server.add_generic_rpc_handlers((self,))
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return f"127.0.0.1:{port}"
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(None)
+
+    def service(self, details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._session if details.method.endswith("/CreateSession") else self._fail)
+
+    async def _session(self, request: bytes, context: Any) -> bytes:
+        return bytes(types.Session.pb()(name="projects/p/instances/i/databases/d/sessions/s").SerializeToString())
+
+    async def _fail(self, request: bytes, context: Any) -> None:
+        await context.abort(self._code, "as told")
+
+
+def test_without_credentials_the_store_is_invalid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
+    with pytest.raises(InvalidStore, match="credentials"):
+        connector({})
+
+
+def test_with_credentials_the_channel_is_a_secure_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    account = {
+        "type": "service_account",
+        "client_email": "luigi@example.com",
+        "private_key": key.private_bytes(*form).decode(),
+        "token_uri": "https://127.0.0.1:1/token",
+    }
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    connect = connector({})
+
+    async def main() -> None:
+        channel = connect()
+        assert isinstance(channel, grpc.aio.Channel)
+        await channel.close()
+
+    asyncio.run(main())

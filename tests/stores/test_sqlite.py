@@ -1,0 +1,293 @@
+"""The SQLite store: the exercise, and what only a file has to suffer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from exercise import NAMESPACE, Exercise, append, entry, journal, on_loop, opened, stakeholder, table, task
+
+from luigi_spanner import migrate
+from luigi_spanner.stores import Committed, InvalidStore, SchemaMismatch, Store, Unavailable, Unknown, sqlite
+
+DEADLINE = 0.3
+"""Seconds; long enough for the work of a test, short enough to wait for."""
+
+CONTENDERS = 3
+
+NOBODY = 65534
+"""User id of nobody, who owns no file."""
+
+
+class SqlitePlace:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def open(self, namespace: str = NAMESPACE, deadline: float = sqlite.DEADLINE) -> sqlite.SqliteStore:
+        return await sqlite.open(str(self.path), namespace, deadline=deadline)
+
+    @contextmanager
+    def drop_reply(self, store: Store) -> Iterator[None]:
+        """SQLite's replies cannot be lost on the way: the writer's lock is kept from the store instead."""
+        assert isinstance(store, sqlite.SqliteStore)
+        store._deadline, usual = DEADLINE, store._deadline
+        with self.locked():
+            yield
+        store._deadline = usual
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        with self.connect() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("ROLLBACK")
+
+    @contextmanager
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            yield connection
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> SqlitePlace:
+    return SqlitePlace(tmp_path / "luigi.db")
+
+
+class TestSqlite(Exercise):
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> SqlitePlace:
+        return SqlitePlace(tmp_path / "luigi.db")
+
+
+def test_processes_contend_for_one_file(place: SqlitePlace) -> None:
+    script = Path(__file__).with_name("contend.py")
+    command = [sys.executable, "-W", "error", str(script), str(place.path)]
+    writers = [subprocess.Popen([*command, f"p{number}"], stdout=subprocess.PIPE, text=True) for number in range(CONTENDERS)]
+    outputs = [writer.communicate(timeout=60)[0] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * CONTENDERS
+    mine = [line for output in outputs for line in output.split()]
+
+    async def check() -> None:
+        async with opened(place) as (store,):
+            entries = await journal(store)
+            assert [found.seq for found in entries] == list(range(1, len(mine) + 1))
+            assert sorted(found.commit_id for found in entries) == sorted(mine)
+            assert set(await table(store)) == {(commit_id,) for commit_id in mine}
+
+    asyncio.run(check())
+
+
+@on_loop
+async def test_a_killed_writer_leaves_no_lock_and_no_half(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        script = (
+            "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE');"
+            " c.execute(\"INSERT INTO journal (namespace, seq) VALUES ('exercise', 1)\"); os.kill(os.getpid(), 9)"
+        )
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, str(place.path)], check=False)
+        await append(store, 1)
+        assert [found.commit_id for found in await journal(store)] == ["id1"]
+
+
+@on_loop
+async def test_a_lock_that_stays_ends_in_unknown_and_reads_go_on(place: SqlitePlace) -> None:
+    store = await place.open(deadline=DEADLINE)
+    await store.load()
+    with place.locked():
+        commit = asyncio.create_task(store.commit(1, entry(1), []))
+        ticks = 0
+        while not commit.done():  # the event loop is not held up meanwhile
+            ticks += 1
+            await asyncio.sleep(0.01)
+        assert isinstance(commit.result(), Unknown)
+        assert ticks > 5
+        assert await store.read_after(0) == []
+        with pytest.raises(Unavailable):
+            await store.truncate(0)
+    assert isinstance(await store.commit(1, entry(1), []), Committed)
+    await store.close()
+
+
+@on_loop
+async def test_a_lock_that_passes_is_waited_for(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        with place.locked():
+            commit = asyncio.create_task(store.commit(1, entry(1), []))
+            await asyncio.sleep(2 * sqlite.LOCK_SECONDS)
+            assert not commit.done()
+        assert isinstance(await commit, Committed)
+
+
+@on_loop
+async def test_closing_does_not_wait_for_another_processs_lock(place: SqlitePlace) -> None:
+    store = await place.open(deadline=60)
+    await store.load()
+    with place.locked():
+        commit = asyncio.create_task(store.commit(1, entry(1), []))
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(store.close(), 5)
+        assert isinstance(await commit, Unknown)
+
+
+@on_loop
+async def test_another_number_than_the_entrys_is_a_bug(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        with pytest.raises(ValueError, match="entry 1"):
+            await store.commit(2, entry(1), [])
+
+
+@on_loop
+async def test_typed_columns_are_written_whole(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        await append(store, 1, task("t", status="PENDING", priority=2**70, failures=3, runnable=True))
+        await append(store, 2, task("t", status="DONE", priority=1))
+        with place.connect() as connection:
+            query = "SELECT status, priority, failures, runnable, body FROM tasks"
+            assert connection.execute(query).fetchall() == [("DONE", 1.0, None, None, b"body")]
+            linked = connection.execute("SELECT seq, next FROM journal ORDER BY seq").fetchall()
+            assert linked == [(0, "id1"), (1, "id2"), (2, None)]
+            assert connection.execute(
+                "SELECT count(*) FROM journal WHERE committed_at > datetime('now', '-1 hour')"
+            ).fetchone() == (3,)
+
+
+@on_loop
+async def test_truncation_takes_the_parts_along(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        await append(store, 1, changes=b"c" * (17 * 1024 * 1024))
+        await append(store, 2)
+        with place.connect() as connection:
+            assert connection.execute("SELECT part FROM journal_parts ORDER BY part").fetchall() == [(1,), (2,)]
+            await store.truncate(2)
+            assert connection.execute("SELECT count(*) FROM journal_parts").fetchone() == (0,)
+
+
+@on_loop
+async def test_a_foreign_schema_stops_every_call(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        with place.connect() as connection:
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+            await append(store, 1)  # newer, but it says that this release may go on
+            connection.execute("UPDATE compatibility SET min_compatible = 2")
+        for call in (store.load, lambda: store.read_after(0), lambda: store.truncate(0)):
+            with pytest.raises(SchemaMismatch, match="upgrade luigi-spanner"):
+                await call()
+        assert isinstance(await store.commit(2, entry(2), []), Unknown)
+        with pytest.raises(SchemaMismatch, match="upgrade luigi-spanner"):
+            await place.open()
+
+
+@on_loop
+async def test_dropped_tables_are_a_mismatch(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        migrate.downgrade(f"sqlite:///{place.path}", "base")
+        with pytest.raises(SchemaMismatch, match="luigi-spanner db upgrade --store sqlite:///"):
+            await store.read_after(0)
+
+
+@on_loop
+async def test_a_journal_emptied_by_hand_is_told(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        for seq in (1, 2, 3):
+            await append(store, seq, watermark=0)
+        with place.connect() as connection:
+            connection.execute("DELETE FROM journal WHERE seq = 2")
+            with pytest.raises(InvalidStore, match="gaps after entry 0"):
+                await store.load()
+            connection.execute("DELETE FROM journal")
+            with pytest.raises(InvalidStore, match="is empty"):
+                await store.load()
+
+
+def check_invalid(path: Path, sentence: str) -> None:
+    with pytest.raises(InvalidStore, match=sentence) as caught:
+        asyncio.run(sqlite.open(str(path), NAMESPACE))
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    check_invalid(tmp_path / "none" / "luigi.db", "there is no directory .*none")
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    check_invalid(tmp_path, "it is a directory")
+
+
+def test_another_files_content(tmp_path: Path) -> None:
+    path = tmp_path / "luigi.db"
+    path.write_bytes(b"not a database, but long enough to have a header\n" * 100)
+    check_invalid(path, "no SQLite database or is damaged")
+    with pytest.raises(InvalidStore, match="no SQLite database"):
+        migrate.current(f"sqlite:///{path}")
+    with pytest.raises(InvalidStore, match="no SQLite database"):
+        migrate.upgrade(f"sqlite:///{path}")
+
+
+@on_loop
+async def test_a_file_damaged_inside(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        await append(store, 1, *(stakeholder(f"w{number}", "t", b"b" * 500) for number in range(1000)))
+    content = bytearray(place.path.read_bytes())
+    for page in range(40 * 4096, len(content), 4096):
+        content[page : page + 100] = b"\xff" * 100
+    place.path.write_bytes(content)
+    store = await place.open()
+    with pytest.raises(InvalidStore, match="is damaged"):
+        await store.load()
+    await store.close()
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may write what is read-only, so the test is someone else meanwhile."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_file_that_cannot_be_written() -> None:
+    with TemporaryDirectory() as directory:
+        place = SqlitePlace(Path(directory) / "luigi.db")
+        asyncio.run(create(place))
+        place.path.chmod(0o444)
+        place.path.parent.chmod(0o555)
+        with unprivileged():
+            check_invalid(place.path, "Cannot use the SQLite file .*(readonly|unable to open)")
+        place.path.parent.chmod(0o755)
+
+
+@on_loop
+async def test_a_disk_without_room_ends_in_unknown_and_heals(place: SqlitePlace) -> None:
+    store = await place.open(deadline=DEADLINE)
+    await store.load()
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 1024 * 1024, usual[1]))
+    try:
+        outcome = await store.commit(1, entry(1, changes=b"c" * (4 * 1024 * 1024)), [task("t")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert isinstance(outcome, Unknown)
+    assert await journal(store) == []
+    assert await table(store) == {}
+    await append(store, 1, changes=b"c" * (4 * 1024 * 1024))
+    await store.close()
+
+
+async def create(place: SqlitePlace) -> None:
+    async with opened(place):
+        pass

@@ -1,0 +1,125 @@
+"""Options: where they come from, which source wins, how a wrong one is told of."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from luigi.configuration import LuigiConfigParser, LuigiTomlParser
+
+from luigi_spanner.config import PREFIX, SETTINGS, InvalidOption, Options, resolve
+from luigi_spanner.stores import InvalidStore
+
+HOME = {"XDG_STATE_HOME": "/state"}
+
+
+def parser(text: str) -> LuigiConfigParser:
+    config = LuigiConfigParser()
+    config.read_string(text)
+    return config
+
+
+def options(flags: dict[str, Any] | None = None, environ: dict[str, str] | None = None, text: str = "") -> Options:
+    return resolve(flags or {}, {**HOME, **(environ or {})}, parser(text))
+
+
+def test_defaults() -> None:
+    found = options()
+    assert found.store == "sqlite:////state/luigi-spanner/luigi.db"
+    assert (found.namespace, found.port, found.address, found.background) == ("default", 8082, None, False)
+    assert (found.hold, found.max_body_bytes, found.rules_mismatch) == (8.0, 16 * 1024 * 1024, "refuse")
+
+
+def test_every_option_is_a_setting() -> None:
+    assert [setting.name for setting in SETTINGS] and {setting.name for setting in SETTINGS} == set(Options.__slots__)
+
+
+VALUES = {
+    "store": "memory://x",
+    "namespace": "blue",
+    "background": "true",
+    "port": "1234",
+    "hold": "2.5",
+    "max_body_bytes": "4096",
+    "rules_mismatch": "warn",
+    "journal_keep": "7",
+}
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
+def test_every_option_from_every_source(name: str) -> None:
+    text = VALUES.get(name, "some/where")
+    from_flag = options({name: text})
+    assert getattr(from_flag, name) != getattr(options(), name)
+    assert options(environ={PREFIX + name.upper(): text}) == from_flag
+    assert options(text=f"[luigi_spanner]\n{name} = {text}\n") == from_flag
+
+
+def test_keys_with_dashes() -> None:
+    with pytest.warns(DeprecationWarning, match="dashes"):
+        assert options(text="[luigi_spanner]\nrules-mismatch = warn\n").rules_mismatch == "warn"
+
+
+def test_precedence() -> None:
+    text, environ = "[luigi_spanner]\nport = 1\n", {"LUIGI_SPANNER_PORT": "2"}
+    assert options({"port": "3"}, environ, text).port == 3
+    assert options({"port": None}, environ, text).port == 2
+    assert options({}, {}, text).port == 1
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert options(environ={"LUIGI_SPANNER_PORT": ""}, text="[luigi_spanner]\nport = 1\n").port == 1
+
+
+def test_variables_inside_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "green")
+    assert options(text="[luigi_spanner]\nnamespace = ${WHERE}\n").namespace == "green"
+    with pytest.raises(InvalidOption, match="NO_SUCH"):
+        options(text="[luigi_spanner]\nnamespace = ${NO_SUCH}\n")
+
+
+def test_toml(tmp_path: Path) -> None:
+    config = LuigiTomlParser()
+    config.data = {"luigi_spanner": {"port": 99, "background": True, "hold": 1.5, "journal-keep": 5}}
+    found = resolve({}, HOME, config)
+    assert (found.port, found.background, found.hold, found.journal_keep) == (99, True, 1.5, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("port", "x"),
+        ("port", "-1"),
+        ("port", "65536"),
+        ("hold", "nan"),
+        ("hold", "0"),
+        ("hold", "inf"),
+        ("max_body_bytes", "0"),
+        ("rules_mismatch", "maybe"),
+        ("background", "perhaps"),
+        ("journal_keep", "0"),
+    ],
+)
+def test_wrong_values(name: str, text: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        options({name: text})
+    assert str(caught.value).startswith(f"--{name.replace('_', '-')} is {text!r}, which ")
+
+
+def test_wrong_values_name_their_place() -> None:
+    with pytest.raises(InvalidOption, match=r"^LUIGI_SPANNER_PORT is 'x'"):
+        options(environ={"LUIGI_SPANNER_PORT": "x"})
+    with pytest.raises(InvalidOption, match=r"^port in \[luigi_spanner\] is 'x'"):
+        options(text="[luigi_spanner]\nport = x\n")
+
+
+@pytest.mark.parametrize("flags", [{"store": "x"}, {"store": "sqlite://host/x"}, {"namespace": "a/b"}, {"namespace": "x" * 129}])
+def test_stores_and_namespaces_that_cannot_be(flags: dict[str, str]) -> None:
+    with pytest.raises(InvalidStore):
+        options(flags)
+
+
+def test_hold_is_shorter_than_a_worker_waits() -> None:
+    assert options().hold < 10.0 and math.isfinite(options().hold)  # [core] rpc-connect-timeout's default
