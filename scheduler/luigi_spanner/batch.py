@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from luigi_spanner.calls import BadRequest, Call, CallError, RuleFailed, TooLarge
+from luigi_spanner.calls import BadRequest, Call, CallError, RuleFailed, StoreDown, TooLarge
 from luigi_spanner.digest import format_digest
 from luigi_spanner.graph.graph import Graph, RulesMismatch
 from luigi_spanner.graph.ledger import Unstorable
@@ -43,7 +43,7 @@ START = Savepoint(undo=0, effects=0)
 class Waiting:
     """A call that waits for its answer: a reply or an error, once. `encoded`: the reply is wanted as JSON text.
 
-    `answered` is called with it then. A call that was given up before it ran is never run (I13).
+    `answered` is called with it then, and again is harmless. A call that was given up before it ran is never run (I13).
     """
 
     call: Call
@@ -86,6 +86,8 @@ def run(graph: Graph, batch: Iterable[Waiting], seq: int) -> Ran:
     calls = iter(batch)
     for waiting in calls:
         if waiting.dropped:
+            waiting.error = StoreDown("the caller has gone")
+            waiting.answer()
             continue
         savepoint = graph.tracker.savepoint()
         text = _run_one(graph, waiting, ran)
@@ -114,7 +116,7 @@ def _run_one(graph: Graph, waiting: Waiting, ran: Ran) -> str:
         waiting.error = error if not waiting.encoded else _as_call_error(waiting.call, error)
         return ""
     if sealed:
-        ran.records.append(waiting.call.record(graph._state.now()))
+        ran.records.append(waiting.call.record(graph.now()))
         ran.row_ids.update(dict.fromkeys(sealed.row_ids))
     return sealed.text
 

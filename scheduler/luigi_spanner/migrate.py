@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from luigi_spanner.schema import MIN_COMPATIBLE
 from luigi_spanner.stores import InvalidStore, SchemaMismatch, sqlite_file
-from luigi_spanner.stores.location import Location, make_state_directory, parse
+from luigi_spanner.stores.location import Location, make_state_directory, parse, sqlite_url
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -122,7 +122,7 @@ def upgrade_sqlite(path: str) -> None:
     """Bring the file's schema to this release's, once, however many processes try at the same time."""
     with closing(sqlite_file.connect(path)) as connection, sqlite_file.faults(path):
         found = read_sqlite(connection)
-    _bring_up(Location(kind="sqlite", place=path), found, f"sqlite:///{path}")
+    _bring_up(Location(kind="sqlite", place=path), found, sqlite_url(path))
 
 
 def _bring_up(location: Location, found: Revision, url: str) -> None:

@@ -79,7 +79,8 @@ class Service:
         self._clock = clock
         self._beaten = clock()
         self._mail = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mail")
-        self._tasks: list[asyncio.Task[None]] = []
+        self._commit_loop: asyncio.Task[None] | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
         self._store = store
         self._replica = Replica(
             name=f"{socket.gethostname()}/{os.getpid()}/{ids()[:8]}",
@@ -173,7 +174,7 @@ class Service:
             await self._replica.load()
         except Divergence as error:
             raise InvalidStore(f"{error}; run luigi-spanner verify") from error
-        self._tasks.append(asyncio.create_task(self._replica.run(), name="commit loop"))
+        self._commit_loop = asyncio.create_task(self._replica.run(), name="commit loop")
         await self._bury_predecessors()
         try:
             await self._internal(
@@ -187,7 +188,7 @@ class Service:
             )
         except CallError as error:
             raise InvalidStore(str(error)) from error
-        self._tasks.append(asyncio.create_task(self._keep_house(), name="housekeeping"))
+        self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
 
     async def _bury_predecessors(self) -> None:
         """A replica of this machine whose process is gone need not be waited for."""
@@ -199,20 +200,22 @@ class Service:
 
     async def stop(self) -> None:
         """Answer what was accepted, leave the namespace, release the store."""
-        *commit_loop, housekeeping = self._tasks or [None]
-        if housekeeping is not None and commit_loop:
-            housekeeping.cancel()
-        if self._tasks and self._replica.failure is None:
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+        if self._commit_loop is not None:
+            await self._stop_loop(self._commit_loop)
+        await self._store.close()
+        self._mail.shutdown(wait=True)
+
+    async def _stop_loop(self, commit_loop: asyncio.Task[None]) -> None:
+        if self._replica.failure is None:
             with suppress(CallError):
                 await self._internal(self._graph.leave, replica=self._replica.name)
         self._replica.stop()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._hold)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._store.close()
-        self._mail.shutdown(wait=True)
+        # A store that does not answer must not keep the process: what it holds back ends as unknown.
+        await asyncio.wait([commit_loop], timeout=self._hold)
+        commit_loop.cancel()
+        await asyncio.gather(commit_loop, return_exceptions=True)
 
     async def _keep_house(self) -> None:
         while self._replica.failure is None:

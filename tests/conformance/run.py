@@ -28,9 +28,10 @@ SOURCE_ROOT = HERE.parent.parent / "scheduler"
 
 LANES = (
     (
-        "server_test.py",  # listens on port 8083, as only the tests in this file do
-        "scheduler_api_test.py",
+        "server_test.py",  # servers on Luigi's own ports: 8083 here, 8082 in the next two; only in this lane
         "scheduler_test.py",
+        "task_running_resources_test.py",
+        "scheduler_api_test.py",
         "scheduler_message_test.py",
         "scheduler_parameter_visibilities_test.py",
         "scheduler_visualisation_test.py",
@@ -51,7 +52,6 @@ LANES = (
         "worker_task_test.py",
         "rpc_test.py",
         "task_progress_percentage_test.py",
-        "task_running_resources_test.py",
         "task_status_message_test.py",
     ),
 )
@@ -109,12 +109,14 @@ def run(store: str, files: Sequence[str], directory: Path, *, skip: Sequence[str
     shutil.copytree(tests, root / "test")  # some tests write beside themselves
     (directory / "luigi.cfg").write_text(CONFIGURATION)
     chosen = [[file for file in lane if file in files] for lane in LANES]
-    lanes = [
-        _start(number, lane, store, root, packages, directory, [test for test in skip if test.split("::")[0] in lane])
-        for number, lane in enumerate(chosen)
-        if lane
-    ]
-    codes = [_wait(lane) for lane in lanes]
+    # The tests' own temporary files have sockets among them, whose paths must be short: not below `directory`.
+    with tempfile.TemporaryDirectory(prefix="luigi") as scratch:
+        lanes = [
+            _start(number, lane, store, root, packages, directory, Path(scratch), [test for test in skip if _file(test) in lane])
+            for number, lane in enumerate(chosen)
+            if lane
+        ]
+        codes = [_wait(lane) for lane in lanes]
     return Report(
         outcomes=_outcomes(directory),
         output="\n".join(path.read_text(errors="replace") for path in sorted(directory.glob("lane*.txt"))),
@@ -127,11 +129,20 @@ pytest_passed, pytest_failed = 0, 1
 """pytest's exit codes of a run that came to its end."""
 
 
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
 def _start(
-    number: int, files: Sequence[str], store: str, root: Path, packages: Path, directory: Path, skip: Sequence[str]
+    number: int,
+    files: Sequence[str],
+    store: str,
+    root: Path,
+    packages: Path,
+    directory: Path,
+    scratch: Path,
+    skip: Sequence[str],
 ) -> subprocess.Popen[bytes]:
-    scratch = directory / f"scratch{number}"
-    scratch.mkdir()
     path = [str(packages), str(HERE), str(SOURCE_ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,

@@ -10,7 +10,7 @@ import pytest
 
 from luigi_spanner import migrate
 from luigi_spanner.stores import InvalidStore, Store
-from luigi_spanner.stores.location import Location, check_namespace, default_url, open_store, parse
+from luigi_spanner.stores.location import Location, check_namespace, default_url, open_store, parse, sqlite_url
 
 DATABASE = "projects/example.com:p/instances/i-1/databases/d_1"
 
@@ -20,7 +20,7 @@ DATABASE = "projects/example.com:p/instances/i-1/databases/d_1"
     [
         ("sqlite:///luigi.db", "sqlite", "luigi.db"),
         ("sqlite:///some/where/luigi.db", "sqlite", "some/where/luigi.db"),
-        ("sqlite:////var/lib/luigi spanner/l%20.db", "sqlite", "/var/lib/luigi spanner/l%20.db"),
+        ("sqlite:////var/lib/luigi%20spanner/a%3Fb.db", "sqlite", "/var/lib/luigi spanner/a?b.db"),
         (f"spanner:///{DATABASE}", "spanner", DATABASE),
         ("memory://", "memory", ""),
         ("memory://shared", "memory", "shared"),
@@ -30,6 +30,11 @@ def test_a_url_names_a_place(url: str, kind: str, place: str) -> None:
     location = parse(url)
     assert (location.kind, location.place) == (kind, place)
     assert location == Location(kind=location.kind, place=place)
+
+
+@pytest.mark.parametrize("path", ["luigi.db", "/var/a b/50%20?#é.db"])
+def test_a_path_survives_its_url(path: str) -> None:
+    assert parse(sqlite_url(path)).place == path
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,11 @@ def test_a_url_names_a_place(url: str, kind: str, place: str) -> None:
         (f"spanner:///{DATABASE}?role=r", "spanner:///projects/PROJECT"),
         (f"spanner://user:secret@host/{DATABASE}", "three slashes"),
         ("memory:///name", "memory://NAME"),
-        ("memory://name:1x", "A store URL looks like"),
+        ("memory://a:1", "memory://NAME"),
+        ("memory://user@a", "memory://NAME"),
+        ("sqlite:///luigi.db#x", "no options"),
+        ("SQLITE:///luigi.db", "A store URL looks like"),
+        ("sqlite:luigi.db", "A store URL looks like"),
     ],
 )
 def test_another_url_is_told_in_one_sentence(url: str, sentence: str) -> None:

@@ -54,7 +54,7 @@ class Graph(luigi_scheduler.Scheduler):  # type: ignore[misc]
         self.limits: dict[str, Any] = {}
         super().__init__(config, resources, task_history_impl, **scheduler_keys)
         collector, self.limits = self._state._metrics_collector, dict(self.__dict__["_resources"] or {})
-        self._state = State(self._config.state_path, self.tracker, grain=grain, now=luigi_scheduler_time)
+        self._state = State(self._config.state_path, self.tracker, grain=grain, now=self.now)
         self._state._metrics_collector = collector
         self.__dict__["_resources"] = Resources(self._state)
         self._make_task = partial(Task, retry_policy=self._config._get_retry_policy())
@@ -80,6 +80,10 @@ class Graph(luigi_scheduler.Scheduler):  # type: ignore[misc]
         state = self.__dict__.get("_state")
         if isinstance(state, State) and value != self._paused:
             state.settings.put(PAUSED, {"value": bool(value)})
+
+    def now(self) -> float:
+        """Seconds since the epoch, as the rules see it."""
+        return float(luigi_scheduler.time.time() if self.clock is None else self.clock())
 
     # Running calls
 
@@ -134,7 +138,7 @@ class Graph(luigi_scheduler.Scheduler):  # type: ignore[misc]
     def join(self, replica: str, rules: str, release: str, grace: float, refuse: bool) -> None:
         """Enter a replica with the hash of its rules. Raises RulesMismatch when a replica seen within `grace` seconds has
         other rules and `refuse` is set; else the newcomer's limits hold, unless such a replica lives."""
-        now = self._state.now()
+        now = self.now()
         others = [(key, row) for key, row in self._state.replicas.items() if key != (replica,)]
         foreign = [str(key[0]) for key, row in others if row["seen_at"] + grace >= now and row["rules"] != rules]
         if foreign and refuse:
@@ -153,7 +157,7 @@ class Graph(luigi_scheduler.Scheduler):  # type: ignore[misc]
         """The replica is still there."""
         row = self._state.replicas.get((replica,))
         if row is not None:
-            self._state.replicas.put((replica,), {**row, "seen_at": self._state.now()})
+            self._state.replicas.put((replica,), {**row, "seen_at": self.now()})
 
     def leave(self, replica: str) -> None:
         """The replica is going."""
@@ -162,13 +166,12 @@ class Graph(luigi_scheduler.Scheduler):  # type: ignore[misc]
     def prune_due(self) -> bool:
         """Whether nobody has pruned for a minute."""
         row = self._state.settings.get(LAST_PRUNE)
-        now = self._state.now() if self.clock is None else self.clock()
-        return row is None or now >= row["value"] + PRUNE_SECONDS
+        return row is None or self.now() >= row["value"] + PRUNE_SECONDS
 
     def prune_if_due(self) -> None:
         """Prune unless another replica has meanwhile."""
         if self.prune_due():
-            self._state.settings.put(LAST_PRUNE, {"value": self._state.now()})
+            self._state.settings.put(LAST_PRUNE, {"value": self.now()})
             self.prune()
 
     def flush_liveness(self) -> None:
@@ -183,11 +186,6 @@ class Graph(luigi_scheduler.Scheduler):  # type: ignore[misc]
         """State came from elsewhere: bring up to date what is kept beside it."""
         if self._config.batch_emails:
             self._email_batcher.refill()
-
-
-def luigi_scheduler_time() -> float:
-    """The time as Luigi's rules see it now."""
-    return float(luigi_scheduler.time.time())
 
 
 def _once(first: Any) -> Callable[[], Any]:

@@ -131,8 +131,8 @@ READ_BYTES = 64 * 1024 * 1024
 PART_BYTES = 8 * 1024 * 1024
 """Largest piece of an entry's payload in one cell; Spanner's limit is 10 MiB a cell."""
 
-COMMIT_BYTES = 90 * 1024 * 1024
-"""Largest commit; Spanner's limit is 100 MiB. `Refused` above it."""
+COMMIT_BYTES = 70 * 1024 * 1024
+"""Largest commit. Spanner's limit is 100 MiB for the message, in which payloads are a third larger (base64). `Refused` above it."""
 
 CELL_BYTES = 9 * 1024 * 1024
 """Largest row body; Spanner's limit is 10 MiB a cell. `Refused` above it."""

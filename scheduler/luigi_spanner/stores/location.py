@@ -2,6 +2,7 @@
 
 They follow SQLAlchemy: `sqlite:///relative.db`, `sqlite:////absolute.db`,
 `spanner:///projects/P/instances/I/databases/D`, `memory://` or `memory://NAME` (shared under that name in the process).
+A path's special characters are written as in any URL, `%3F` for a question mark.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from urllib.parse import quote, unquote
 
 from luigi_spanner.stores import InvalidStore, Store
 
 NAMESPACE_CHARACTERS = 128
 """Longest name of a namespace: it is part of every key, and of metrics' labels."""
 
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/?#]*)(?P<path>/[^?#]*)?(?P<rest>[?#].*)?")
 _NAMESPACE = re.compile(rf"[A-Za-z0-9._-]{{1,{NAMESPACE_CHARACTERS}}}")
 _SPANNER = re.compile(r"projects/[^/]+/instances/[^/]+/databases/[^/]+")
 
@@ -35,14 +35,23 @@ class Location:
 
 def parse(url: str) -> Location:
     """The location that `url` names. Raises InvalidStore; its message never repeats a password."""
-    parsed = _split(url)
-    if parsed.drivername == "memory":
-        return _memory(parsed)
-    if parsed.drivername not in ("sqlite", "spanner"):
-        raise InvalidStore(f"A store URL begins with sqlite, spanner or memory, not with {parsed.drivername!r}.")
-    if parsed.host or parsed.username or parsed.password or parsed.port:
-        raise InvalidStore(f"A {parsed.drivername} store URL has three slashes after the colon and no host.")
-    return _sqlite(parsed) if parsed.drivername == "sqlite" else _spanner(parsed)
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        raise InvalidStore("A store URL looks like sqlite:///file.db, spanner:///projects/... or memory://.")
+    scheme, host, rest = parts["scheme"], parts["host"], parts["rest"]
+    path = unquote(parts["path"] or "")[1:]
+    if scheme == "memory":
+        return _memory(host, path, rest)
+    if scheme not in ("sqlite", "spanner"):
+        raise InvalidStore(f"A store URL begins with sqlite, spanner or memory, not with {scheme}.")
+    if host:
+        raise InvalidStore(f"A {scheme} store URL has three slashes after the colon and no host.")
+    return _sqlite(path, rest) if scheme == "sqlite" else _spanner(path, rest)
+
+
+def sqlite_url(path: str) -> str:
+    """The store URL of a SQLite file."""
+    return f"sqlite:///{quote(path)}"
 
 
 async def open_store(url: str, namespace: str, *, ids: Callable[[], str] | None = None) -> Store:
@@ -77,7 +86,7 @@ def check_namespace(namespace: str) -> None:
 
 def default_url(environ: Mapping[str, str] = os.environ) -> str:
     """URL of the SQLite file under the user's state directory, as the XDG base directory specification places it."""
-    return f"sqlite:///{_default_file(environ)}"
+    return sqlite_url(str(_default_file(environ)))
 
 
 def make_state_directory(path: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -97,30 +106,21 @@ def _default_file(environ: Mapping[str, str]) -> Path:
     return base / "luigi-spanner" / "luigi.db"
 
 
-def _split(url: str) -> URL:
-    try:
-        return make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise InvalidStore("A store URL looks like sqlite:///file.db, spanner:///projects/... or memory://.") from error
-
-
-def _memory(url: URL) -> Location:
-    if url.database or url.query or url.username or url.password or url.port:
+def _memory(name: str, path: str, rest: str | None) -> Location:
+    if path or rest or (name and not _NAMESPACE.fullmatch(name)):
         raise InvalidStore("A memory store URL is memory:// or memory://NAME and nothing more.")
-    return Location(kind="memory", place=url.host or "")
+    return Location(kind="memory", place=name)
 
 
-def _sqlite(url: URL) -> Location:
-    path = url.database or ":memory:"
-    if path == ":memory:":
+def _sqlite(path: str, rest: str | None) -> Location:
+    if path in ("", ":memory:"):
         raise InvalidStore("A SQLite store needs a file, as in sqlite:///luigi.db; for one that forgets use memory://.")
-    if url.query:
+    if rest:
         raise InvalidStore("A SQLite store URL is a path and nothing more: it takes no options after a question mark.")
     return Location(kind="sqlite", place=path)
 
 
-def _spanner(url: URL) -> Location:
-    name = url.database or ""
-    if url.query or not _SPANNER.fullmatch(name):
+def _spanner(name: str, rest: str | None) -> Location:
+    if rest or not _SPANNER.fullmatch(name):
         raise InvalidStore("A Spanner store URL is spanner:///projects/PROJECT/instances/INSTANCE/databases/DATABASE.")
     return Location(kind="spanner", place=name)

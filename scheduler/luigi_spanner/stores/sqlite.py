@@ -32,6 +32,7 @@ from luigi_spanner.stores import (
     sqlite_file,
     sqlite_sql,
 )
+from luigi_spanner.stores.location import sqlite_url
 
 DEADLINE = 5.0
 """Seconds within which a call succeeds or is given up: half of a worker's timeout of 10 s, so that it can be told."""
@@ -188,4 +189,4 @@ class SqliteStore:
 
     @property
     def _url(self) -> str:
-        return f"sqlite:///{self._path}"
+        return sqlite_url(self._path)
