@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 ENCODING_VERSION = 1
 """Version of the encoding of payloads and row bodies. An entry of a later version is refused (invariant I11)."""
@@ -23,7 +23,7 @@ _canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 _PLAIN = b"j"
 _ZLIB = b"z"
 
-Key = tuple[Union[str, int], ...]
+Key = tuple[str | int, ...]
 """A row's primary key without the namespace. Shorter than the table's key: every row with that prefix."""
 
 

@@ -33,7 +33,9 @@ class Offset:
         self.seconds = self.seconds + SMOOTHING * (found - self.seconds) if self._measured else found
         self._measured = True
         if self.exceeded and not self._warned:
-            logger.warning("This machine's clock is off by %.1f s from the store's; the rules run on corrected time", self.seconds)
+            logger.warning(
+                "This machine's clock is off by %.1f s from the store's; the rules run on corrected time", self.seconds
+            )
         self._warned = self.exceeded
 
     @property

@@ -21,7 +21,18 @@ from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.graph.tracker import Effect
 from luigi_spanner.journal import Entry
 from luigi_spanner.offset import Offset
-from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Committed, Conflict, Refused, Store, StoreError, Truncated, Unavailable, Unknown
+from luigi_spanner.stores import (
+    READ_BYTES,
+    READ_LIMIT,
+    Committed,
+    Conflict,
+    Refused,
+    Store,
+    StoreError,
+    Truncated,
+    Unavailable,
+    Unknown,
+)
 from luigi_spanner.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -193,7 +204,7 @@ class Replica:
         return Fate.OURS if found[0].commit_id == entry.commit_id else Fate.ANOTHER
 
     async def _catch_up(self) -> bool:
-        """Undo what is not committed and apply what others have committed; whether there was anything. One strong read tells (I1)."""
+        """Undo what is not committed and apply what others have; whether there was anything. One strong read tells (I1)."""
         caught_up = False
         while True:
             try:

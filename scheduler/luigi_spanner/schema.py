@@ -208,8 +208,7 @@ replicas = Table(
 )
 
 STATE_TABLES: dict[str, Table] = {
-    table.name: table
-    for table in (tasks, workers, stakeholders, runners, resources, batchers, emails, settings, replicas)
+    table.name: table for table in (tasks, workers, stakeholders, runners, resources, batchers, emails, settings, replicas)
 }
 """Tables that hold the state, by name; the others are the journal's and the schema's own."""
 

@@ -1,4 +1,4 @@
-"""The service: a replica as a server needs it. Calls are held while the store is away, pings are not, and housekeeping is done."""
+"""The service: a replica as a server needs it. Calls are held while the store is away, pings are not; the chores are done."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ PING_HOLD = 1.0
 """How long a ping that must change something may wait. Workers ping under a lock that their forks take too."""
 
 CLOCK_BOUND = 5.0
-"""Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, far below `worker_disconnect_delay`."""
+"""Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, and far below
+`worker_disconnect_delay`."""
 
 _NOT_RULES = frozenset({"state_path", "metrics_collector", "metrics_custom_import", "record_task_history"})
 
@@ -53,7 +54,9 @@ class Service:
     """Answers calls with one replica. Make it with `open`, inside the event loop that will run it."""
 
     @classmethod
-    async def open(cls, url: str, namespace: str, *, hold: float = 8.0, rules_mismatch: str = "refuse", journal_keep: int = 100_000) -> Service:
+    async def open(
+        cls, url: str, namespace: str, *, hold: float = 8.0, rules_mismatch: str = "refuse", journal_keep: int = 100_000
+    ) -> Service:
         """A service on the namespace of a store, not yet started. Raises StoreError."""
         ids = _ids()
         store = await open_store(url, namespace, ids=ids)
@@ -91,9 +94,12 @@ class Service:
             clock=clock,
             sleep=asyncio.sleep,
             limits=Limits(journal_keep=journal_keep, offset_bound=CLOCK_BOUND),
-            release_slow=self._mail.submit,
+            release_slow=self._send_later,
         )
         self._graph.clock = self._replica.offset.now
+
+    def _send_later(self, run: Callable[[], object]) -> None:
+        self._mail.submit(_logged, run)
 
     # Calls
 
@@ -237,6 +243,13 @@ class Service:
             await self._internal(self._graph.prune_if_due)
         if self._clock() - self._replica.contact >= TICK_SECONDS:
             await self._internal(follow)
+
+
+def _logged(run: Callable[[], object]) -> None:
+    try:
+        run()
+    except Exception:  # A mail server may fail in any way; the change that the mail tells of stands.
+        logger.exception("A mail could not be sent")
 
 
 def follow() -> None:

@@ -1,7 +1,8 @@
 """Verify: read a namespace as it lies in the store and check it against itself.
 
-Journal contiguous, every entry's digest as its changes make it, and the tables with the entries after the watermark equal to what the digest
-and a replay say. Nothing of the scheduler runs here: rows are plain JSON, so a bug in the graph cannot hide itself.
+The journal is contiguous, every entry's digest is what its changes make it, and the tables with the entries after the
+watermark equal what the digest and a replay say. Nothing of the scheduler runs here: rows are plain JSON, so a bug in the
+graph cannot hide itself.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,17 +43,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _swap() -> None:
     """Replace luigi's classes and functions where the tests, the worker and the command line look them up."""
+    import grpc.aio
     import luigi.cmdline
     import luigi.scheduler
     import luigi.server
     import luigi.worker
-    import luigi_spanner.server
     import swapped
+
+    import luigi_spanner.server
 
     luigi.scheduler.Scheduler = luigi.worker.Scheduler = luigi.server.Scheduler = swapped.Scheduler
     luigi.server.app = luigi_spanner.server.app
     luigi.server.run = swapped.run
     luigi.cmdline.luigid = swapped.luigid
+    # Tests set `time.time`; gRPC takes deadlines from it, and at another time than the system's each has passed already.
+    grpc.aio._utils.time = SimpleNamespace(time=time.time)
     _wait_for_servers()
 
 

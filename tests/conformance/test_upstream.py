@@ -62,7 +62,9 @@ STORES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", [pytest.param(name, marks=pytest.mark.emulator if name == "spanner" else ()) for name in STORES])
+@pytest.mark.parametrize(
+    "store", [pytest.param(name, marks=pytest.mark.emulator if name == "spanner" else ()) for name in STORES]
+)
 def test_what_passes_on_stock_passes_on_ours(store: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     choice = STORES[store]
     report = run.run(request.getfixturevalue(choice.url), choice.files, tmp_path, skip=choice.left_out)

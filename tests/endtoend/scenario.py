@@ -68,7 +68,9 @@ class Result:
 
     def describe(self) -> str:
         shown = "\n".join(f"{fault.kind}: {fault.task} {fault.detail}" for fault in self.faults[:20])
-        return f"exit codes {self.exit_codes}, {self.kills} kills, {len(self.faults)} faults\n{shown}\n" + "\n".join(map(tail, self.logs))
+        return f"exit codes {self.exit_codes}, {self.kills} kills, {len(self.faults)} faults\n{shown}\n" + "\n".join(
+            map(tail, self.logs)
+        )
 
 
 def prepare(directory: Path) -> dict[str, str]:

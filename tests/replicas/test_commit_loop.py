@@ -6,15 +6,15 @@ import json
 from typing import Any
 
 import pytest
-
 from faults import Fault, FaultyStore, lost_reply, lost_request, own_conflict
+from worlds import Clock, World, drive, normal, picture
+
 from luigi_spanner import verify
 from luigi_spanner.batch import RIDE_ALONG, Ran, Waiting
 from luigi_spanner.calls import RuleFailed, StoreDown, TooLarge
 from luigi_spanner.journal import Entry, decode
 from luigi_spanner.stores import COMMIT_ROWS, Committed, Refused
 from luigi_spanner.stores.memory import Database, MemoryStore
-from worlds import Clock, World, drive, normal, picture
 
 
 @pytest.fixture
@@ -88,7 +88,9 @@ def test_a_conflict_is_undone_and_run_again(world: World, store: FaultyStore, da
     assert drive(verify.check(store, "default")).clean
 
 
-@pytest.mark.parametrize("faults", [[lost_reply], [own_conflict], [lost_request], [lost_request, lost_reply], [lost_request, lost_request]])
+@pytest.mark.parametrize(
+    "faults", [[lost_reply], [own_conflict], [lost_request], [lost_request, lost_reply], [lost_request, lost_request]]
+)
 def test_an_unknown_outcome_is_settled_before_anything_else(
     world: World, store: FaultyStore, database: Database, faults: list[Fault | None]
 ) -> None:
@@ -131,7 +133,9 @@ def test_a_call_that_raises_is_undone_alone(world: World, database: Database, ca
 
     broken = world.waiting("add_task", worker="w", task_id="half")
     broken.run = breaks
-    batch = world.settle(world.waiting("add_task", worker="w", task_id="a"), broken, world.waiting("add_task", worker="w", task_id="b"))
+    batch = world.settle(
+        world.waiting("add_task", worker="w", task_id="a"), broken, world.waiting("add_task", worker="w", task_id="b")
+    )
     assert [type(waiting.error) for waiting in batch] == [type(None), RuleFailed, type(None)]
     assert list(world.graph._state._tasks) == ["a", "b"]
     assert "request-add_task" in caplog.text
@@ -140,11 +144,18 @@ def test_a_call_that_raises_is_undone_alone(world: World, database: Database, ca
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"task_id": "\ud800"}, {"task_id": "x" * 9000}, {"task_id": "t", "worker": "w" * 9000}, {"task_id": "t", "deps": ["d" * 9000]}],
+    [
+        {"task_id": "\ud800"},
+        {"task_id": "x" * 9000},
+        {"task_id": "t", "worker": "w" * 9000},
+        {"task_id": "t", "deps": ["d" * 9000]},
+    ],
 )
 def test_a_call_that_no_store_can_hold_is_refused_alone(world: World, arguments: dict[str, Any]) -> None:
     batch = world.settle(
-        world.waiting("add_task", worker="w", task_id="a"), world.waiting("add_task", **{"worker": "w", **arguments}), world.waiting("ping", worker="w")
+        world.waiting("add_task", worker="w", task_id="a"),
+        world.waiting("add_task", **{"worker": "w", **arguments}),
+        world.waiting("ping", worker="w"),
     )
     assert [type(waiting.error) for waiting in batch] == [type(None), TooLarge, type(None)]
     assert list(world.graph._state._tasks) == ["a"]
@@ -286,7 +297,9 @@ def test_what_happens_to_all_tasks_of_a_worker_is_one_record(world: World, datab
     assert normal(picture(other(database).graph)) == normal(picture(world.graph))
 
 
-def test_the_journal_is_truncated_behind_the_watermark(database: Database, store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_journal_is_truncated_behind_the_watermark(
+    database: Database, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("luigi_spanner.replica.TRUNCATE_EVERY", 5)
     world = World(store, Clock(), keep=10)
     for number in range(30):
@@ -400,7 +413,15 @@ def test_a_long_chain_of_priorities_is_no_recursion(world: World) -> None:
 def test_resources_running_is_a_dict_of_its_own(world: World) -> None:
     world.call("add_task_batcher", worker="w", task_family="F", batched_args=["a"], max_batch_size=5)
     for number in range(2):
-        world.call("add_task", worker="w", task_id=f"t{number}", family="F", params={"a": str(number)}, resources={"r": 1}, batchable=True)
+        world.call(
+            "add_task",
+            worker="w",
+            task_id=f"t{number}",
+            family="F",
+            params={"a": str(number)},
+            resources={"r": 1},
+            batchable=True,
+        )
     batch_id = json.loads(world.call("get_work", worker="w"))["batch_id"]
     world.call("add_task", worker="w", task_id="head", status="RUNNING", batch_id=batch_id, family="F")
     world.call("decrease_running_task_resources", task_id="head", decrease_resources={"r": 1})

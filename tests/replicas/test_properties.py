@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import Clock, World, calls, drive, histories, normal, picture, play
 
 from luigi_spanner import batch as batches
 from luigi_spanner import verify
@@ -14,7 +15,6 @@ from luigi_spanner.graph.task import decode_task, encode_task
 from luigi_spanner.graph.worker import decode_worker, encode_worker
 from luigi_spanner.journal import decode, encode
 from luigi_spanner.stores.memory import Database, MemoryStore
-from worlds import Clock, World, calls, drive, histories, normal, picture, play
 
 many = settings(max_examples=150)
 

@@ -1,4 +1,4 @@
-"""Small worlds for tests: random calls on few tasks and workers, replicas in one thread, and a picture of all that memory holds."""
+"""Small worlds for tests: random calls on few tasks and workers, replicas in one thread, a picture of all that memory holds."""
 
 from __future__ import annotations
 
@@ -60,7 +60,15 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def make_graph(clock: Clock, *, grain: float = 0.0, **keys: Any) -> Graph:
     config = luigi_scheduler.scheduler(
-        **{"retry_delay": 20.0, "remove_delay": 50.0, "worker_disconnect_delay": 30.0, "disable_window": 100, "retry_count": 2, "disable_persist": 60, **keys}
+        **{
+            "retry_delay": 20.0,
+            "remove_delay": 50.0,
+            "worker_disconnect_delay": 30.0,
+            "disable_window": 100,
+            "retry_count": 2,
+            "disable_persist": 60,
+            **keys,
+        }
     )
     return Graph(config, {"r": 2}, NopHistory(), grain=grain, clock=clock)
 
@@ -68,7 +76,9 @@ def make_graph(clock: Clock, *, grain: float = 0.0, **keys: Any) -> Graph:
 class World:
     """A replica on a store, driven by hand."""
 
-    def __init__(self, store: Store, clock: Clock, name: str = "a", *, grain: float = 0.0, keep: int = 100_000, **keys: Any) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, name: str = "a", *, grain: float = 0.0, keep: int = 100_000, **keys: Any
+    ) -> None:
         ids = itertools.count()
         self.clock = clock
         self.naps = Naps(clock)
@@ -182,7 +192,13 @@ calls: st.SearchStrategy[tuple[str, dict[str, Any]]] = st.one_of(
     _method("get_work", worker=_worker, host=st.just("h"), current_tasks=st.lists(_task, max_size=2)),
     _method("ping", worker=_worker),
     _method("add_worker", worker=_worker, info=st.just([("workers", 2)])),
-    _method("add_task_batcher", worker=_worker, task_family=st.sampled_from(["F", "G"]), batched_args=st.just(["a"]), max_batch_size=st.sampled_from([2, float("inf")])),
+    _method(
+        "add_task_batcher",
+        worker=_worker,
+        task_family=st.sampled_from(["F", "G"]),
+        batched_args=st.just(["a"]),
+        max_batch_size=st.sampled_from([2, float("inf")]),
+    ),
     _method("count_pending", worker=_worker),
     _method("disable_worker", worker=_worker),
     _method("set_worker_processes", worker=_worker, n=st.integers(1, 3)),

@@ -1,6 +1,7 @@
 """Containers that tell the tracker of every change in place.
 
-`Owned*` containers belong to one attribute of one row and keep a copy of themselves for undo: they are small, or rarely changed in place.
+`Owned*` containers belong to one attribute of one row and keep a copy of themselves for undo: they are small, or rarely
+changed in place.
 `Ranked` dicts iterate by rank: undo and catch-up put items back out of order, and the order is restored when next needed.
 All of them pickle and copy as the plain container they stand for.
 """
@@ -119,7 +120,7 @@ class OwnedSet(set[K]):
             self._before()
             super().update(new)
 
-    def discard(self, item: K) -> None:
+    def discard(self, item: object) -> None:
         if item in self:
             self._before()
             super().discard(item)
@@ -232,9 +233,9 @@ class OwnedList(list[V]):
         self.extend(items)
         return self
 
-    def __imul__(self, times: Any) -> OwnedList[V]:  # type: ignore[override,misc]
+    def __imul__(self, times: Any) -> OwnedList[V]:  # type: ignore[misc]
         self._before()
-        return super().__imul__(times)  # type: ignore[return-value]
+        return super().__imul__(times)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(self),)
@@ -288,10 +289,7 @@ class OwnedDeque(deque[V]):
             self._before()
             super().clear()
 
-    def __copy__(self) -> deque[V]:
-        return deque(self)
-
-    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[Any, ...]:
         return deque, (list(self),)
 
 

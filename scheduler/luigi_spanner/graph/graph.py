@@ -31,12 +31,15 @@ class RulesMismatch(Exception):
     """A live replica of the namespace schedules by other rules (I12)."""
 
 
-class Graph(luigi_scheduler.Scheduler):  # type: ignore[misc]
+class Graph(luigi_scheduler.Scheduler):
     """Luigi's scheduler whose state is tracked, undoable and encodable.
 
     `grain` as in `State`; `clock` gives the rules' time in seconds since the epoch, None stands for the system's.
     `limits` are the resource limits of the configuration; they take effect with `join` or `configure`.
     """
+
+    _state: Any
+    _email_batcher: Any
 
     def __init__(
         self,

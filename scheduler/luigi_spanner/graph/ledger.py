@@ -54,7 +54,7 @@ class Ledger:
     # One call
 
     def seal(self) -> Sealed:
-        """Encode and bound what was touched since the last seal, and bring the digest up to date; undone with it. Raises Unstorable."""
+        """Encode and bound what was touched since the last seal, and let the digest follow; undone with it. Raises Unstorable."""
         records: list[Record] = []
         row_ids: list[RowId] = []
         for row_id, attributes, row in self._follow():
@@ -146,7 +146,9 @@ class Ledger:
                 apply_record(self._state, self._resources, record)
         row_ids = [row_id for row_id, _, _ in self._follow()]
         if check and digest.format_digest(self.digest) != entry.digest:
-            raise Divergence(f"after entry {entry.seq} the state's digest is {digest.format_digest(self.digest)}, the journal says {entry.digest}")
+            raise Divergence(
+                f"after entry {entry.seq} the digest is {digest.format_digest(self.digest)}, the journal says {entry.digest}"
+            )
         self.pending.add(row_ids, entry.seq)
         self.pending.complete_to(entry.watermark, entry.seq)
         self.applied = entry.seq

@@ -37,8 +37,8 @@ class Stakeholders(set[str]):
             self._state.tracker.touch_whole(STAKEHOLDERS, (worker_id, self._task.id))
             self.put(worker_id)
 
-    def discard(self, worker_id: str) -> None:
-        if worker_id in self:
+    def discard(self, worker_id: object) -> None:
+        if isinstance(worker_id, str) and worker_id in self:
             self._state.tracker.touch_whole(STAKEHOLDERS, (worker_id, self._task.id))
             self.withdraw(worker_id)
 
@@ -81,8 +81,8 @@ class Stakeholders(set[str]):
         return set, (set(self),)
 
 
-class Runners(OrderedSet):  # type: ignore[misc]
-    """`Task.workers`: ids of workers able to run the task, in the order in which they were added; the last one scheduled it last."""
+class Runners(OrderedSet):
+    """`Task.workers`: ids of workers able to run the task, in the order in which they were added; the last scheduled it last."""
 
     def __init__(self, state: State, task: Task) -> None:
         self._state = state

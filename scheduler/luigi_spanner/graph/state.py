@@ -53,7 +53,7 @@ class ByStatus(dict[str, StatusTasks]):
         return tasks
 
 
-class State(luigi_scheduler.SimpleTaskState):  # type: ignore[misc]
+class State(luigi_scheduler.SimpleTaskState):
     """Luigi's state in tracked containers.
 
     `grain` is the age in seconds that a worker's liveness may have in other replicas (I7); 0 replicates each change of it.
@@ -80,7 +80,7 @@ class State(luigi_scheduler.SimpleTaskState):  # type: ignore[misc]
         self._status_tasks = ByStatus(self.tracker)
         self._active_workers = Ranked[Worker](lambda worker: worker.ordinal)
         for forgotten in (self.soft, self.stakes, self.batchers, self.settings, self.emails, self.replicas):
-            forgotten.clear()  # type: ignore[attr-defined]
+            forgotten.clear()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Embedding code empties the graph by assigning a dict, as upstream's tests do.
@@ -166,7 +166,7 @@ class State(luigi_scheduler.SimpleTaskState):  # type: ignore[misc]
 
     def find_worker(self, worker_id: str) -> Worker | None:
         """The worker, if known; none is made."""
-        return self._active_workers.get(worker_id)  # type: ignore[no-any-return]
+        return self._active_workers.get(worker_id)
 
     def get_worker(self, worker_id: str) -> Worker:
         worker = self._active_workers.get(worker_id)
@@ -174,7 +174,7 @@ class State(luigi_scheduler.SimpleTaskState):  # type: ignore[misc]
             worker = Worker(worker_id, last_active=self.now())
             worker.ordinal = self.tracker.ordinal()
             self._insert_worker(worker)
-        return worker  # type: ignore[no-any-return]
+        return worker
 
     def _insert_worker(self, worker: Worker) -> None:
         worker.enter(self)

@@ -71,7 +71,7 @@ def _same(old: Any, new: Any) -> bool:
     return type(old) is type(new) and not isinstance(old, dict) and bool(old == new)
 
 
-class Task(luigi_scheduler.Task):  # type: ignore[misc]
+class Task(luigi_scheduler.Task):
     """Luigi's task, tracked from the moment it enters a `State`.
 
     `ordinal` orders tasks by insertion, `status_ordinal` by when they took their status (ties in rank go by it), `claims`
@@ -122,7 +122,9 @@ class Task(luigi_scheduler.Task):  # type: ignore[misc]
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        attributes = {name: copy.copy(value) for name, value in self.__dict__.items() if name not in ("home", "stakeholders", "workers")}
+        attributes = {
+            name: copy.copy(value) for name, value in self.__dict__.items() if name not in ("home", "stakeholders", "workers")
+        }
         attributes["stakeholders"] = set(self.stakeholders)
         attributes["workers"] = luigi_scheduler.OrderedSet(list(self.workers))
         for name, container in _CONTAINERS.items():
@@ -131,7 +133,7 @@ class Task(luigi_scheduler.Task):  # type: ignore[misc]
         return attributes
 
 
-class DetachedTask(luigi_scheduler.Task):  # type: ignore[misc]
+class DetachedTask(luigi_scheduler.Task):
     """A task's values at one time, for effects. It equals the task that it is a copy of, whatever became of that."""
 
     def __eq__(self, other: object) -> bool:
@@ -154,7 +156,7 @@ def _views(params: dict[str, Any], visibilities: dict[str, Any]) -> dict[str, di
 
 def encode_attribute(task: Task, name: str) -> Any:
     """One attribute as JSON, None where it is at its default."""
-    value = getattr(task, name, None)
+    value: Any = getattr(task, name, None)
     if name in _SCALARS:
         return value
     if name in _FLAGS:

@@ -25,7 +25,7 @@ RowId = tuple[str, Key]
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What happens outside once a change is durable (I5). It holds values, never live objects. `slow`: it may block, as mail does."""
+    """What happens outside once a change is durable (I5). It holds values, not live objects. `slow`: it may block."""
 
     run: Callable[[], object]
     slow: bool = False

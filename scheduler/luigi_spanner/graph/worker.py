@@ -33,7 +33,7 @@ def _put_back(worker: Worker, name: str, value: Any) -> None:
         worker.__dict__[name] = value
 
 
-class Worker(luigi_scheduler.Worker):  # type: ignore[misc]
+class Worker(luigi_scheduler.Worker):
     """Luigi's worker, tracked from the moment it enters a `State`. `saved` is (last_active, last_get_work) as replicated."""
 
     home: State | None = None
@@ -142,7 +142,7 @@ def decode_worker(worker_id: str, row: dict[str, Any]) -> Worker:
 def merge_worker(worker: Worker, row: dict[str, Any]) -> None:
     """Set the attributes that `row` names, in place. Liveness known here may be younger than what the row says."""
     assert worker.home is not None
-    saved = list(worker.saved)
+    saved: list[Any] = list(worker.saved)
     for name, encoded in row.items():
         if name in SOFT:
             saved[SOFT.index(name)] = encoded

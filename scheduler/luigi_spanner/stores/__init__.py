@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Union
+from typing import Protocol
 
 from luigi_spanner.journal import Entry, Key, Row
 
@@ -78,7 +78,7 @@ class Refused:
     reason: str
 
 
-Outcome = Union[Committed, Conflict, Unknown, Refused]
+Outcome = Committed | Conflict | Unknown | Refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +104,8 @@ class Store(Protocol):
 
     async def read_after(self, seq: int) -> list[Entry]:
         """Entries after `seq` in order, by a strong read: it sees every commit acknowledged before it began. At most
-        `READ_LIMIT` entries or about `READ_BYTES` bytes; none means that `seq` is the head. Raises Truncated if entry `seq` is no longer
-        there, Unavailable."""
+        `READ_LIMIT` entries or about `READ_BYTES` bytes; none means that `seq` is the head. Raises Truncated if entry `seq` is
+        no longer there, Unavailable."""
         ...
 
     async def commit(self, seq: int, entry: Entry, rows: Sequence[Row]) -> Outcome:
@@ -132,7 +132,7 @@ PART_BYTES = 8 * 1024 * 1024
 """Largest piece of an entry's payload in one cell; Spanner's limit is 10 MiB a cell."""
 
 COMMIT_BYTES = 70 * 1024 * 1024
-"""Largest commit. Spanner's limit is 100 MiB for the message, in which payloads are a third larger (base64). `Refused` above it."""
+"""Largest commit; `Refused` above it. Spanner's limit is 100 MiB for the message, where payloads are a third larger (base64)."""
 
 CELL_BYTES = 9 * 1024 * 1024
 """Largest row body; Spanner's limit is 10 MiB a cell. `Refused` above it."""
