@@ -24,6 +24,7 @@ from luigi_spanner.offset import Offset
 from luigi_spanner.stores import (
     READ_BYTES,
     READ_LIMIT,
+    Closed,
     Committed,
     Conflict,
     Refused,
@@ -91,7 +92,7 @@ class Replica:
         self.namespace = namespace
         self.graph = graph
         self.limits = limits or Limits()
-        self.failure: str | None = None
+        self._fault: Exception | None = None
         self.contact = clock()
         self._store = store
         self._ids = ids
@@ -104,6 +105,11 @@ class Replica:
         self._turns = Turns(name, clock)
         self.offset = Offset(clock, self.limits.offset_bound)
         self._truncated = 0
+
+    @property
+    def failure(self) -> str | None:
+        """Why the replica serves no more, None while it does."""
+        return None if self._fault is None else str(self._fault)
 
     # The commit loop
 
@@ -136,13 +142,14 @@ class Replica:
     async def settle(self, batch: list[Waiting]) -> None:
         """Answer every call of `batch`, each once; StoreDown for all if the replica fails."""
         try:
-            while batch and self.failure is None:
+            while batch and self._fault is None:
                 batch = await self._settle(batch)
         except (Divergence, StoreError) as error:
             self._fail(error)
         finally:
             for waiting in batch:
-                waiting.error = waiting.error or StoreDown(self.failure or "this replica is stopping")
+                down = StoreDown(self.failure or "this replica is stopping")
+                waiting.error = waiting.error or (self._fault if self._fault is not None and not waiting.encoded else down)
                 waiting.answer()
 
     async def _settle(self, batch: list[Waiting]) -> list[Waiting]:
@@ -260,7 +267,7 @@ class Replica:
 
     async def _flush(self) -> None:
         """While nobody waits, write the rows that the tables owe, as entries that change nothing (I8)."""
-        while self.graph.ledger.pending and not self._queue and self.failure is None:
+        while self.graph.ledger.pending and not self._queue and self._fault is None:
             draft = self._draft(Ran())
             try:
                 if await self._commit(draft):
@@ -274,7 +281,7 @@ class Replica:
         """Now and then forget the journal's oldest entries; never beyond the watermark (I9)."""
         ledger = self.graph.ledger
         before = min(ledger.watermark, ledger.applied - self.limits.journal_keep)
-        if before - self._truncated >= TRUNCATE_EVERY and self.failure is None:
+        if before - self._truncated >= TRUNCATE_EVERY and self._fault is None:
             self._truncated = before
             try:
                 await self._store.truncate(before)
@@ -313,7 +320,7 @@ class Replica:
                 logger.exception("An effect failed")
 
     def _fail(self, error: Exception) -> None:
-        if not isinstance(error, StoreError) or not self._stopping:
+        if not isinstance(error, Closed):
             logger.critical("This replica stops serving: %s", error)
-        self.failure = str(error)
+        self._fault = error
         self._undo()

@@ -19,7 +19,7 @@ from luigi_spanner.graph.graph import Graph
 from luigi_spanner.journal import Entry, Row
 from luigi_spanner.replica import Replica
 from luigi_spanner.service import metrics_of
-from luigi_spanner.stores import Outcome, Snapshot, Store
+from luigi_spanner.stores import Closed, Outcome, Snapshot, Store
 from luigi_spanner.stores.location import open_store, parse
 
 T = TypeVar("T")
@@ -213,6 +213,9 @@ class BlockingStore:
             raise
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise Closed("the scheduler is closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def load(self) -> Snapshot:
@@ -228,7 +231,7 @@ class BlockingStore:
         self._wait(self._store.truncate(before))
 
     async def close(self) -> None:
-        if self._thread.is_alive():
+        if not self._loop.is_closed():
             self._wait(self._store.close())
             self._end()
 

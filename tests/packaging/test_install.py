@@ -33,11 +33,16 @@ assert migrate.current("sqlite:///fresh.db") == migrate.head()
 """
 
 
+def outside() -> dict[str, str]:
+    """The environment without PYTHONPATH, by which Python and pip would find the source tree."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def pip(*arguments: str | Path, python: Path | None = None) -> None:
     """Run this environment's pip, on the environment of `python` if given."""
     target = [] if python is None else ["--python", str(python)]
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *target, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, env=outside(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -75,9 +80,8 @@ class Environment:
 
     def run(self, *command: str) -> str:
         """Output of a command of the environment, run where no source tree can be imported from."""
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         path = self.directory / "bin" / command[0]
-        done = subprocess.run([path, *command[1:]], cwd=self.directory, env=environment, capture_output=True, text=True)
+        done = subprocess.run([path, *command[1:]], cwd=self.directory, env=outside(), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from worlds import Clock
 
 from luigi_spanner import service as services
 from luigi_spanner.calls import Call, RuleFailed, StoreDown, UnknownMethod
 from luigi_spanner.journal import Entry, Row, decode
 from luigi_spanner.service import Service
-from luigi_spanner.stores import InvalidStore, Outcome, Snapshot, Unavailable, Unknown
+from luigi_spanner.stores import Closed, InvalidStore, Outcome, Snapshot, Unavailable, Unknown
 from luigi_spanner.stores.memory import Database, MemoryStore
-from worlds import Clock
 
 
 class Gate:
@@ -262,7 +262,7 @@ def test_a_predecessor_that_was_killed_need_not_be_waited_for(monkeypatch: pytes
         monkeypatch.setattr(services, "configured_limits", lambda: {"r": 9})
         async with running(Gate(database)) as service:
             assert len(service._graph._state.replicas) == 1
-        killed._replica.failure = "killed"
+        killed._replica._fail(Closed("killed"))
         await killed.stop()
 
     run(scenario)
