@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +24,8 @@ TEST_SECONDS = 300.0
 """A test that takes longer hangs: all stacks are printed and the process ends. The longest on the memory store takes about
 90 s on an idle machine."""
 
-LISTEN_SECONDS = 20.0
-"""How long one of the tests' servers may take until it listens."""
+START_SECONDS = 20.0
+"""How long one of the tests' servers may take until it answers."""
 
 TEXT_LIMIT = 6000
 """Characters that are kept of a failure's text."""
@@ -62,7 +63,7 @@ def _swap() -> None:
 
 
 def _wait_for_servers() -> None:
-    """luigi's tests give a server that they start 0.1 to 0.5 s, too little for one with a database: wait until it listens."""
+    """luigi's tests give a server that they start 0.1 to 0.5 s, too little for one with a database: wait until it answers."""
     import luigi.server
 
     start = multiprocessing.Process.start
@@ -71,22 +72,26 @@ def _wait_for_servers() -> None:
         target = process._target
         start(process)
         if target is luigi.server.run:
-            _wait_until_listening(process, None, luigi.server.run.__defaults__[0])
+            _wait_until_answering(process, None, luigi.server.run.__defaults__[0])
         elif getattr(target, "__name__", None) == "run_server":
             client = target.__self__
-            _wait_until_listening(process, getattr(client, "unix_socket", None), getattr(client, "port", None))
+            _wait_until_answering(process, getattr(client, "unix_socket", None), getattr(client, "port", None))
 
     multiprocessing.Process.start = start_and_wait  # type: ignore[method-assign]
 
 
-def _wait_until_listening(process: Any, unix_socket: str | None, port: int | None) -> None:
-    deadline = time.monotonic() + LISTEN_SECONDS
+def _wait_until_answering(process: Any, unix_socket: str | None, port: int | None) -> None:
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.is_alive():
-        with socket.socket(socket.AF_UNIX if unix_socket else socket.AF_INET) as probe:
-            if probe.connect_ex(unix_socket or ("127.0.0.1", port)) == 0:
+        with socket.socket(socket.AF_UNIX if unix_socket else socket.AF_INET) as probe, suppress(OSError):
+            probe.settimeout(START_SECONDS)
+            probe.connect(unix_socket or ("127.0.0.1", port))
+            # It listens before its store is open: what tells that it is ready is an answer.
+            probe.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+            if probe.recv(1):
                 return
         time.sleep(0.01)
-    raise AssertionError(f"the server does not listen; its exit code is {process.exitcode}")
+    raise AssertionError(f"the server does not answer; its exit code is {process.exitcode}")
 
 
 @pytest.hookimpl(wrapper=True)
