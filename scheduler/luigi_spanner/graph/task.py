@@ -154,42 +154,49 @@ def _views(params: dict[str, Any], visibilities: dict[str, Any]) -> dict[str, di
     return {name: getattr(probe, name) for name in _VIEWS}
 
 
-def encode_attribute(task: Task, name: str) -> Any:
-    """One attribute as JSON, None where it is at its default."""
-    value: Any = getattr(task, name, None)
-    if name in _SCALARS:
-        return value
-    if name in _FLAGS:
-        return None if value is False else [value] if value is None else value
-    if name in _DICTS:
-        return dict(value) if value else None if value == {} else [value]
-    if name == "deps":
-        return sorted(value) or None
-    if name in _VIEWS:
-        # Derived, unless the visibilities came after the parameters.
-        return None if value == _views(task.params, task.param_visibilities)[name] else value
-    if name == "failures":
-        return list(value) or None
-    if name == "claims":
-        return value or None
-    if name == "retry_policy":
-        return list(value)
-    if name == "resources_running":
-        # Absent differs from any value: in a list, so that None stands for absent.
-        return [None if value is None else dict(value)] if name in task.__dict__ else None
-    raise AttributeError(f"a task has no persistent attribute {name!r}")
-
-
 ATTRIBUTES = (*_SCALARS, *_FLAGS, *_DICTS, *_VIEWS, "deps", "failures", "claims", "retry_policy", "resources_running")
 
 
 def encode_task(task: Task) -> dict[str, Any]:
-    """The whole row, defaults left out."""
-    return {name: value for name in ATTRIBUTES if (value := encode_attribute(task, name)) is not None}
+    """The whole row as JSON values, defaults left out. It runs for every task that a call touches."""
+    attributes = task.__dict__
+    row: dict[str, Any] = {name: value for name in _SCALARS if (value := attributes.get(name)) is not None}
+    for name in _FLAGS:
+        value = attributes[name]
+        if value is not False:
+            row[name] = [value] if value is None else value
+    for name in _DICTS:
+        value = attributes[name]
+        if value or value != {}:
+            row[name] = dict(value) if value else [value]
+    if attributes["params"]:
+        row.update(_encode_views(attributes))
+    if attributes["deps"]:
+        row["deps"] = sorted(attributes["deps"])
+    if attributes["failures"]:
+        row["failures"] = list(attributes["failures"])
+    if task.claims:
+        row["claims"] = task.claims
+    row["retry_policy"] = list(attributes["retry_policy"])
+    if "resources_running" in attributes:
+        # Absent differs from any value: in a list, so that None stands for absent.
+        running = attributes["resources_running"]
+        row["resources_running"] = [None if running is None else dict(running)]
+    return row
+
+
+def _encode_views(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The views that are not what Luigi would derive: the visibilities came after the parameters."""
+    params, public, hidden = attributes["params"], attributes["public_params"], attributes["hidden_params"]
+    if not attributes["param_visibilities"]:
+        views = {"public_params": params, "hidden_params": {}}
+    else:
+        views = _views(params, attributes["param_visibilities"])
+    return {name: value for name, value in zip(_VIEWS, (public, hidden), strict=True) if value != views[name]}
 
 
 def _decode(name: str, value: Any) -> Any:
-    """What `encode_attribute` wrote; `_MISSING` where the attribute is absent."""
+    """What `encode_task` wrote of one attribute; `_MISSING` where the attribute is absent."""
     if name in _FLAGS:
         return value[0] if isinstance(value, list) else bool(value) if value is None else value
     if name in _DICTS:

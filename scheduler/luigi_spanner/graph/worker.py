@@ -102,23 +102,21 @@ class Worker(luigi_scheduler.Worker):
         return attributes
 
 
-def encode_attribute(worker: Worker, name: str) -> Any:
-    """One attribute as JSON, None where it is at its default."""
-    if name in SOFT:
-        return worker.saved[SOFT.index(name)]
-    value = getattr(worker, name)
-    if name == "info":
-        return dict(value) or None
-    if name == "rpc_messages":
-        return list(value) or None
-    if name == "disabled":
-        return value or None
-    return value
-
-
 def encode_worker(worker: Worker) -> dict[str, Any]:
-    """The whole row, defaults left out."""
-    return {name: value for name in (*ATTRIBUTES, *SOFT) if (value := encode_attribute(worker, name)) is not None}
+    """The whole row as JSON values, defaults left out."""
+    last_active, last_get_work = worker.saved
+    row: dict[str, Any] = {"started": worker.started, "ordinal": worker.ordinal, "last_active": last_active}
+    if last_get_work is not None:
+        row["last_get_work"] = last_get_work
+    if worker.reference is not None:
+        row["reference"] = worker.reference
+    if worker.info:
+        row["info"] = dict(worker.info)
+    if worker.rpc_messages:
+        row["rpc_messages"] = list(worker.rpc_messages)
+    if worker.disabled:
+        row["disabled"] = worker.disabled
+    return row
 
 
 def decode_worker(worker_id: str, row: dict[str, Any]) -> Worker:
