@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -11,14 +14,18 @@ from luigi import configuration
 from luigi import scheduler as luigi_scheduler
 from luigi import task_history as luigi_history
 from luigi.metrics import NoMetricsCollector
+from luigi.task_status import DISABLED, PENDING, RUNNING
 
-from luigi_spanner.graph import surroundings
+from luigi_spanner.graph import selection, surroundings
+from luigi_spanner.graph.index import NO_COUNTS
 from luigi_spanner.graph.ledger import Ledger
 from luigi_spanner.graph.notifier import Notifier
 from luigi_spanner.graph.rows import Resources
+from luigi_spanner.graph.selection import Asker, Choice, Selection
 from luigi_spanner.graph.state import State
 from luigi_spanner.graph.task import Task
 from luigi_spanner.graph.tracker import Tracker
+from luigi_spanner.graph.worker import Worker
 
 PAUSED = ("paused",)
 LAST_PRUNE = ("last_prune",)
@@ -132,6 +139,111 @@ class Graph(luigi_scheduler.Scheduler):
         if task is not None:
             self.tracker.defer(partial(self._state._metrics_collector.handle_task_statistics, task.detached(), statistics))
 
+    # Rules answered from the index instead of by a look at every task
+
+    def get_work(
+        self, host: Any = None, assistant: Any = False, current_tasks: Any = None, worker: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        if self._config.prune_on_get_work:
+            self.prune()
+        assert worker is not None
+        asking = self._update_worker(worker, worker_reference={"host": host}, get_work=True)
+        if not asking.enabled:
+            nothing = {"n_pending_tasks": 0, "running_tasks": [], "task_id": None, "n_unique_pending": 0}
+            return {**nothing, "worker_state": asking.state}
+        if assistant:
+            self.add_worker(worker, [("assistant", assistant)])
+        choice = self._choose(asking, bool(assistant), current_tasks)
+        reply: dict[str, Any] = self.count_pending(worker)
+        if len(choice.batch) > 1:
+            return {**reply, **self._hand_out_batch(choice, worker)}
+        if choice.task is not None:
+            return {**reply, **self._hand_out(choice.task, worker, host)}
+        return {**reply, "task_id": None}
+
+    def _choose(self, asking: Worker, assistant: bool, current_tasks: Any) -> Choice:
+        lost = None
+        if current_tasks is not None:
+            # A lost reply heals here: what the worker does not know it runs is handed out again, or goes back.
+            lost = selection.reclaim(self._state, asking.id, set(current_tasks))
+            for task in selection.orphaned(self._state, asking.id):
+                self._state.set_status(task, PENDING)
+        if lost is not None:
+            return Choice(task=lost)
+        if self._paused:
+            return Choice()
+        active_since = self.now() - self._config.worker_disconnect_delay
+        asker = Asker(worker=asking, assistant=assistant, active_since=active_since)
+        return Selection(self._state, self._resources, asker).choose()
+
+    def _hand_out(self, task: Task, worker_id: str, host: Any) -> dict[str, Any]:
+        self.update_metrics_task_started(task)
+        self._state.set_status(task, RUNNING, self._config)
+        task.worker_running = worker_id
+        task.resources_running = dict(task.resources)
+        task.time_running = self.now()
+        self._update_task_history(task, RUNNING, host=host)
+        return {"task_id": task.id, "task_family": task.family, "task_module": task.module, "task_params": task.params}
+
+    def _hand_out_batch(self, choice: Choice, worker_id: str) -> dict[str, Any]:
+        assert choice.task is not None
+        ids = [task.id for task in choice.batch]
+        # The id is the one that stock gives: it is seen by workers and in their logs.
+        batch_id = hashlib.md5("|".join(ids).encode(), usedforsecurity=False).hexdigest()
+        for task in choice.batch:
+            self._state.set_batch_running(task, batch_id, worker_id)
+        return {
+            "task_id": None,
+            "task_family": choice.task.family,
+            "task_module": choice.task.module,
+            "task_params": {**choice.task.params, **(choice.batched or {})},
+            "batch_id": batch_id,
+            "batch_task_ids": ids,
+        }
+
+    def count_pending(self, worker: str) -> dict[str, Any]:
+        if self._state.count(DISABLED):
+            # Tasks below a disabled one do not count; which those are is left to Luigi's own walk.
+            return dict(super().count_pending(worker))
+        asking = self._state.get_worker(worker)
+        index = self._state.index
+        index.refresh()
+        counts = index.counts.get(worker, NO_COUNTS)
+        return {
+            "n_pending_tasks": counts.open,
+            "n_unique_pending": counts.open_unique,
+            "n_pending_last_scheduled": counts.open_last,
+            "worker_state": asking.state,
+            "running_tasks": [self._running_info(task) for task in selection.running_for(self._state, asking)],
+        }
+
+    def _running_info(self, task: Task) -> dict[str, Any]:
+        running_on = self._state.get_worker(task.worker_running)
+        return {"task_id": task.id, "worker": str(running_on), **running_on.info}
+
+    def _prune_tasks(self) -> None:
+        state, now = self._state, self.now()
+        assistants = {worker.id for worker in state.get_assistants()}
+        removed = []
+        for task in selection.prunable(state, now, self._config.disable_persist):
+            state.fail_dead_worker_task(task, self._config, assistants)
+            state.update_status(task, self._config)
+            if state.may_prune(task):
+                removed.append(task.id)
+        state.inactivate_tasks(removed)
+
+    def _used_resources(self) -> dict[str, Any]:
+        self._state.index.refresh()
+        return defaultdict(int, {name: _plain(amount) for name, amount in self._state.index.used.items()})
+
+    def inverse_dep_graph(self, task_id: str, include_done: bool = True, **kwargs: Any) -> dict[str, Any]:
+        self.prune()
+        if not self._state.has_task(task_id):
+            return {}
+        self._state.index.refresh()
+        dependents = self._state.index.dependents
+        return dict(self._traverse_graph(task_id, dep_func=lambda task: dependents.get(task.id, ()), include_done=include_done))
+
     # What replicas say to each other through the state; run like any call
 
     def configure(self) -> None:
@@ -189,6 +301,11 @@ class Graph(luigi_scheduler.Scheduler):
         """State came from elsewhere: bring up to date what is kept beside it."""
         if self._config.batch_emails:
             self._email_batcher.refill()
+
+
+def _plain(amount: Fraction) -> int | float:
+    """An exact total as the number that people wrote: whole if it is whole."""
+    return int(amount) if amount.denominator == 1 else float(amount)
 
 
 def _once(first: Any) -> Callable[[], Any]:

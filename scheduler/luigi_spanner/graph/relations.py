@@ -44,6 +44,7 @@ class Stakeholders(set[str]):
 
     def withdraw(self, worker_id: str) -> None:
         """Discard a member without a record: one for the whole worker covers it. Undoable."""
+        self._state.tracker.stale.add(self._task.id)
         self._state.tracker.log(self.put, worker_id)
         self.drop(worker_id)
 
@@ -108,6 +109,7 @@ class Runners(OrderedSet):
 
     def withdraw(self, worker_id: str) -> None:
         """Discard a member without a record: one for the whole worker covers it. Undoable."""
+        self._state.tracker.stale.add(self._task.id)
         self._state.tracker.log(self.put, worker_id, self._ordinals[worker_id])
         self.drop(worker_id)
 

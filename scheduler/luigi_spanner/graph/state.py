@@ -11,6 +11,7 @@ from luigi.metrics import NoMetricsCollector
 from luigi.task_status import BATCH_RUNNING, RUNNING
 
 from luigi_spanner.graph.containers import Ranked, Table
+from luigi_spanner.graph.index import Index
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS, Runners, Stakeholders
 from luigi_spanner.graph.task import TASKS, Task, decode_task
 from luigi_spanner.graph.tracker import Tracker
@@ -72,6 +73,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self.emails = Table(tracker, "emails")
         self.replicas = Table(tracker, "replicas")
         super().__init__(state_path)
+        self.index = Index(self)
         self.reset()
 
     def reset(self) -> None:
@@ -81,6 +83,8 @@ class State(luigi_scheduler.SimpleTaskState):
         self._active_workers = Ranked[Worker](lambda worker: worker.ordinal)
         for forgotten in (self.soft, self.stakes, self.batchers, self.settings, self.emails, self.replicas):
             forgotten.clear()
+        self.index.clear()
+        self.tracker.stale.clear()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Embedding code empties the graph by assigning a dict, as upstream's tests do.
@@ -161,6 +165,19 @@ class State(luigi_scheduler.SimpleTaskState):
         super().set_status(task, new_status, config)
         if task.status in _CLAIMED and before not in _CLAIMED:
             task.claims += 1
+
+    def count(self, status: str) -> int:
+        """How many tasks have the status."""
+        return len(self._status_tasks[status])
+
+    def get_batch_running_tasks(self, batch_id: str) -> list[Task]:
+        assert batch_id is not None
+        self.index.refresh()
+        return self.by_status_order(self.index.batches.get(batch_id, ()))
+
+    def by_status_order(self, task_ids: Iterable[str]) -> list[Task]:
+        """The tasks in the order in which they took their status."""
+        return sorted((self._tasks[task_id] for task_id in task_ids), key=lambda task: task.status_ordinal)
 
     # Workers
 

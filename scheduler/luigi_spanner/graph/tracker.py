@@ -19,6 +19,9 @@ counter needs to be replicated; an INT64 leaves room for 2**39 entries."""
 WHOLE = "*"
 """Attribute name that marks a row as created or replaced: its change is written in full."""
 
+_TASKS = "tasks"
+_RELATIONS = frozenset({"stakeholders", "runners"})
+
 RowId = tuple[str, Key]
 """A table's name and a row's key in it."""
 
@@ -46,6 +49,8 @@ class Tracker:
         self.undo: list[tuple[Any, ...]] = []
         self.touched: dict[RowId, set[str]] = {}
         self.effects: list[Effect] = []
+        self.stale: set[str] = set()
+        self._refreshed: set[str] = set()
         self._ordinal = 0
 
     def begin(self, seq: int) -> None:
@@ -63,6 +68,8 @@ class Tracker:
 
     def touch(self, table: str, key: Key, attribute: str) -> None:
         """Mark one attribute of a row as changed."""
+        if table == _TASKS:
+            self.stale.add(key[0])  # type: ignore[arg-type]
         attributes = self.touched.get((table, key))
         if attributes is None:
             self.touched[table, key] = {attribute}
@@ -71,12 +78,19 @@ class Tracker:
 
     def touch_whole(self, table: str, key: Key) -> None:
         """Mark a row, or every row with that prefix, as created or deleted; it comes last in the order of changes."""
+        if table == _TASKS or (len(key) > 1 and table in _RELATIONS):
+            self.stale.add(key[-1])  # type: ignore[arg-type]
         self.touched.pop((table, key), None)
         self.touched[table, key] = {WHOLE}
 
     def defer(self, run: Callable[[], object], *, slow: bool = False) -> None:
         """Run `run()` once the change is durable; never, if it is undone."""
         self.effects.append(Effect(run, slow))
+
+    def take_stale(self) -> set[str]:
+        """Ids of the tasks whose index entries are out of date. Emptying the set is the caller's part."""
+        self._refreshed |= self.stale
+        return self.stale
 
     def savepoint(self) -> Savepoint:
         return Savepoint(len(self.undo), len(self.effects))
@@ -87,6 +101,8 @@ class Tracker:
         while len(undo) > savepoint.undo:
             inverse, *arguments = undo.pop()
             inverse(*arguments)
+        # What an index learned meanwhile may hold no longer.
+        self.stale |= self._refreshed
         del self.effects[savepoint.effects :]
         self.touched = {}
 
@@ -100,4 +116,5 @@ class Tracker:
         effects, self.effects = self.effects, []
         self.undo.clear()
         self.touched = {}
+        self._refreshed.clear()
         return effects
