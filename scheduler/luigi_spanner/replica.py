@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import TypeVar
 
 from luigi_spanner import batch as batches
 from luigi_spanner.batch import Draft, Ran, Waiting
@@ -35,6 +36,8 @@ from luigi_spanner.stores import (
     Unknown,
 )
 from luigi_spanner.turns import Turns
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ class Replica:
         self._release_slow = release_slow or (lambda run: run())
         self._queue: deque[Waiting] = deque()
         self._wake = asyncio.Event()
+        self.failed = asyncio.Event()
         self._stopping = False
         self._turns = Turns(name, clock)
         self.offset = Offset(clock, self.limits.offset_bound)
@@ -109,7 +113,7 @@ class Replica:
     @property
     def failure(self) -> str | None:
         """Why the replica serves no more, None while it does."""
-        return None if self._fault is None else str(self._fault)
+        return None if self._fault is None else str(self._fault) or type(self._fault).__name__
 
     # The commit loop
 
@@ -144,8 +148,8 @@ class Replica:
         try:
             while batch and self._fault is None:
                 batch = await self._settle(batch)
-        except (Divergence, StoreError) as error:
-            self._fail(error)
+        except Exception as error:  # Whatever it is, nobody may be told that all is well: this replica has come to its end.
+            self.fail(error)
         finally:
             for waiting in batch:
                 down = StoreDown(self.failure or "this replica is stopping")
@@ -219,7 +223,7 @@ class Replica:
             except Truncated:
                 logger.warning("This replica is behind the journal's oldest entry; loading the tables again")
                 self._undo()
-                await self.load()
+                await self._insist(self.load)
                 return True
             if entries:
                 caught_up = True
@@ -233,25 +237,31 @@ class Replica:
 
     async def _read_after(self, seq: int) -> list[Entry]:
         """The store's answer, however long it takes. Raises Truncated."""
+        entries = await self._insist(lambda: self._store.read_after(seq))
+        self.contact = self._clock()
+        return entries
+
+    async def _insist(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` gives, tried until the store answers."""
         pause = RETRY_SECONDS[0]
         while True:
             try:
-                entries = await self._store.read_after(seq)
+                return await read()
             except Unavailable as error:
                 logger.warning("The store does not answer: %s", error)
                 await self._sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS[1])
-            else:
-                self.contact = self._clock()
-                return entries
 
     async def _ask_for_turn(self) -> None:
         """Commit a tiny entry that asks the others to give way (I14); if it loses too, the next try asks again."""
         draft = self._draft(Ran(), turn=True)
-        if await self._commit(draft):
-            self._adopt(draft)
-        else:
-            await self._catch_up()
+        try:
+            if await self._commit(draft):
+                self._adopt(draft)
+            else:
+                await self._catch_up()
+        except _RefusedEntry as refused:
+            logger.warning("The store refuses a request for a turn: %s", refused)
 
     async def _refuse(self, ran: Ran, reason: str) -> list[Waiting]:
         """The store can never hold what these calls changed: each is tried alone, and the one at fault is answered so."""
@@ -274,8 +284,8 @@ class Replica:
                     self._adopt(draft)
                 else:
                     await self._catch_up()
-            except (Divergence, StoreError, _RefusedEntry) as error:
-                self._fail(error)
+            except Exception as error:  # As in `settle`.
+                self.fail(error)
 
     async def _truncate(self) -> None:
         """Now and then forget the journal's oldest entries; never beyond the watermark (I9)."""
@@ -319,8 +329,11 @@ class Replica:
             except Exception:  # A collector or a mailer may raise anything; the change it tells of stands.
                 logger.exception("An effect failed")
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Serve no more: the fault is logged, and every call is answered with it."""
         if not isinstance(error, Closed):
-            logger.critical("This replica stops serving: %s", error)
+            foreseen = isinstance(error, (Divergence, StoreError))
+            logger.critical("This replica stops serving: %s", error, exc_info=None if foreseen else error)
         self._fault = error
+        self.failed.set()
         self._undo()

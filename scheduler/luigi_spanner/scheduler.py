@@ -128,6 +128,10 @@ class Scheduler(Graph):
             watermark=self.ledger.watermark,
         )
 
+    async def ended(self) -> str:
+        """It never ends by itself: whoever embeds it learns of a fault from the call that meets it."""
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
     def metrics(self) -> tuple[bytes, str] | None:
         return metrics_of(self._state._metrics_collector)
 

@@ -11,7 +11,6 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -21,10 +20,11 @@ from luigi.task_history import NopHistory
 
 from luigi_spanner._version import __version__
 from luigi_spanner.batch import Waiting
-from luigi_spanner.calls import SYSTEM, Call, CallError, Status, StoreDown, UnknownMethod
+from luigi_spanner.calls import SYSTEM, BadRequest, Call, CallError, Status, StoreDown, UnknownMethod
 from luigi_spanner.graph.graph import Graph, configured_limits
 from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.journal import canonical
+from luigi_spanner.mail import MailThread
 from luigi_spanner.replica import Limits, Replica
 from luigi_spanner.stores import InvalidStore, Store
 from luigi_spanner.stores.location import open_store
@@ -46,6 +46,12 @@ PING_HOLD = 1.0
 CLOCK_BOUND = 5.0
 """Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, and far below
 `worker_disconnect_delay`."""
+
+JOIN_HOLD = 60.0
+"""How long entering the namespace may take while the store is away."""
+
+MAIL_SECONDS = 5.0
+"""How long stopping waits for mail: half of what `smtplib` waits for one server."""
 
 _NOT_RULES = frozenset({"state_path", "metrics_collector", "metrics_custom_import", "record_task_history"})
 
@@ -81,10 +87,11 @@ class Service:
         self._ids = ids
         self._clock = clock
         self._beaten = clock()
-        self._mail = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mail")
+        self._mail = MailThread()
         self._commit_loop: asyncio.Task[None] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._store = store
+        self._process = process_id()
         self._replica = Replica(
             name=f"{socket.gethostname()}/{os.getpid()}/{ids()[:8]}",
             namespace=namespace,
@@ -94,12 +101,9 @@ class Service:
             clock=clock,
             sleep=asyncio.sleep,
             limits=Limits(journal_keep=journal_keep, offset_bound=CLOCK_BOUND),
-            release_slow=self._send_later,
+            release_slow=self._mail.run,
         )
         self._graph.clock = self._replica.offset.now
-
-    def _send_later(self, run: Callable[[], object]) -> None:
-        self._mail.submit(_logged, run)
 
     # Calls
 
@@ -183,25 +187,39 @@ class Service:
         self._commit_loop = asyncio.create_task(self._replica.run(), name="commit loop")
         await self._bury_predecessors()
         try:
-            await self._internal(
-                self._graph.join,
-                hold=60.0,
-                replica=self._replica.name,
-                rules=self._rules,
-                release=__version__,
-                grace=GONE_SECONDS,
-                refuse=self._refuse,
-            )
+            await self._join()
         except CallError as error:
             raise InvalidStore(str(error)) from error
         self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
 
+    async def _join(self) -> None:
+        """Enter the namespace. A replica that finds others with other rules comes to its end."""
+        try:
+            await self._internal(
+                self._graph.join,
+                hold=JOIN_HOLD,
+                replica=self._replica.name,
+                rules=self._rules,
+                release=__version__,
+                process=self._process,
+                grace=GONE_SECONDS,
+                refuse=self._refuse,
+            )
+        except BadRequest as error:
+            self._replica.fail(error)
+            raise
+
+    async def ended(self) -> str:
+        """Returns once the replica can serve no more, with the reason."""
+        await self._replica.failed.wait()
+        return str(self._replica.failure)
+
     async def _bury_predecessors(self) -> None:
-        """A replica of this machine whose process is gone need not be waited for."""
-        host, pid, _ = self._replica.name.split("/")
-        for key in list(self._graph._state.replicas):
-            parts = str(key[0]).split("/")
-            if len(parts) == 3 and parts[0] == host and (parts[1] == pid or not _alive(parts[1])):
+        """A replica whose process is known to be gone need not be waited for."""
+        place, _, pid = self._process.rpartition("/")
+        for key, row in list(self._graph._state.replicas.items()):
+            its_place, _, its_pid = str(row.get("process")).rpartition("/")
+            if its_place == place and (its_pid == pid or not _alive(its_pid)):
                 await self._internal(self._graph.leave, replica=str(key[0]))
 
     async def stop(self) -> None:
@@ -211,7 +229,17 @@ class Service:
         if self._commit_loop is not None:
             await self._stop_loop(self._commit_loop)
         await self._store.close()
-        self._mail.shutdown(wait=True)
+        await self._send_last_mails()
+
+    async def _send_last_mails(self) -> None:
+        """Give mail that waits a moment; a mail server that hangs must not keep the process."""
+        loop = asyncio.get_running_loop()
+        idle = asyncio.Event()
+        self._mail.when_idle(lambda: loop.call_soon_threadsafe(idle.set))
+        try:
+            await asyncio.wait_for(idle.wait(), MAIL_SECONDS)
+        except asyncio.TimeoutError:
+            logger.warning("Some mail was not sent: the mail server did not take it within %.0f s", MAIL_SECONDS)
 
     async def _stop_loop(self, commit_loop: asyncio.Task[None]) -> None:
         if self._replica.failure is None:
@@ -230,9 +258,15 @@ class Service:
                 await self._do_chores()
             except StoreDown:
                 logger.warning("The store has not answered for %.0f s", self._clock() - self._replica.contact)
+            except CallError:
+                # The log has the rule's failure; the next round tries again.
+                logger.warning("A chore failed")
 
     async def _do_chores(self) -> None:
         """Prune, replicate liveness, beat: whichever replica is due; else see what others have done."""
+        if not self._graph.is_present(self._replica.name):
+            # We were silent for so long that others took us for gone: our rules may no longer be those of the namespace.
+            await self._join()
         now = self._clock()
         if now - self._beaten >= BEAT_SECONDS:
             self._beaten = now
@@ -243,13 +277,6 @@ class Service:
             await self._internal(self._graph.prune_if_due)
         if self._clock() - self._replica.contact >= TICK_SECONDS:
             await self._internal(follow)
-
-
-def _logged(run: Callable[[], object]) -> None:
-    try:
-        run()
-    except Exception:  # A mail server may fail in any way; the change that the mail tells of stands.
-        logger.exception("A mail could not be sent")
 
 
 def follow() -> None:
@@ -298,6 +325,16 @@ def _rules(config: Any, limits: dict[str, Any]) -> str:
     """Hash of everything in the configuration that decides how calls are answered (I12)."""
     rules = {name: value for name, value in config.to_str_params().items() if name not in _NOT_RULES}
     return hashlib.sha256(canonical([rules, limits]).encode("ascii")).hexdigest()[:32]
+
+
+def process_id() -> str:
+    """This process's id, qualified by what makes it unique: the machine's boot and the namespace of process ids (Linux)."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot_id:
+            place = f"{boot_id.read().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        place = socket.gethostname()
+    return f"{place}/{os.getpid()}"
 
 
 def _alive(pid: str) -> bool:

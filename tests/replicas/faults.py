@@ -39,11 +39,15 @@ class FaultyStore:
         self.faults: list[Fault | None] = []
         self.before_commit: Callable[[], None] | None = None
         self.unavailable = 0
+        self.load_unavailable = 0
         self.reads = 0
         self.commits: list[Entry] = []
         self.rows: list[list[Row]] = []
 
     async def load(self) -> Snapshot:
+        if self.load_unavailable:
+            self.load_unavailable -= 1
+            raise Unavailable("it does not answer")
         return await self.inner.load()
 
     async def read_after(self, seq: int) -> list[Entry]:

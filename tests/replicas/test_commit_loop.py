@@ -230,6 +230,25 @@ def test_a_replica_behind_the_oldest_entry_loads_again(world: World, store: Faul
     assert drive(verify.check(store, "default")).clean
 
 
+def test_loading_again_outlasts_an_outage(world: World, store: FaultyStore, database: Database) -> None:
+    rival = other(database)
+    for number in range(5):
+        rival.call("add_task", worker="w", task_id=f"t{number}")
+    drive(store.truncate(5))
+    store.load_unavailable = 3
+    assert json.loads(world.call("count_pending", worker="w"))["n_pending_tasks"] == 5
+    assert len(world.naps.taken) == 3
+
+
+def test_a_request_for_a_turn_that_is_refused_harms_nobody(world: World, store: FaultyStore) -> None:
+    async def refuses(_: Any) -> Any:
+        return Refused(reason="no turns")
+
+    store.faults = [refuses]
+    drive(world.replica._ask_for_turn())
+    assert world.call("add_task", worker="w", task_id="t") == "null"
+
+
 def test_a_commit_whose_predecessor_is_truncated_is_no_commit(world: World, store: FaultyStore, database: Database) -> None:
     rival = other(database)
 

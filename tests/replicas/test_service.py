@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -224,7 +225,7 @@ def test_replicas_with_other_rules_are_refused_or_warned_of(monkeypatch: pytest.
         database = Database()
         async with running(Gate(database)) as left:
             # As if on another machine: its process cannot be looked for.
-            monkeypatch.setattr(services.socket, "gethostname", lambda: "elsewhere")
+            monkeypatch.setattr(services, "process_id", lambda: "elsewhere/1")
             monkeypatch.setattr(services, "configured_limits", lambda: {"r": 9})
             with pytest.raises(InvalidStore, match="rules"):
                 async with running(Gate(database)):
@@ -255,14 +256,15 @@ def test_a_limit_set_through_the_api_survives_restarts_and_files(monkeypatch: py
 def test_a_predecessor_that_was_killed_need_not_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         database = Database()
-        monkeypatch.setattr(services.os, "getpid", lambda: 2**22 + 1)  # beyond the largest process id of Linux
+        place = services.process_id().rpartition("/")[0]
+        monkeypatch.setattr(services, "process_id", lambda: f"{place}/{2**22 + 1}")  # beyond Linux's largest process id
         killed = Service(Gate(database), "default", ids=ids)
         monkeypatch.undo()
         await killed.start()
         monkeypatch.setattr(services, "configured_limits", lambda: {"r": 9})
         async with running(Gate(database)) as service:
             assert len(service._graph._state.replicas) == 1
-        killed._replica._fail(Closed("killed"))
+        killed._replica.fail(Closed("killed"))
         await killed.stop()
 
     run(scenario)
@@ -296,3 +298,66 @@ def test_status_says_whether_it_is_ready() -> None:
             store.open = True
 
     run(scenario)
+
+
+def test_an_unforeseen_error_ends_the_replica_loudly(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        store = Gate(Database())
+        async with running(store) as service:
+
+            async def breaks(*_: Any) -> Outcome:
+                raise KeyError("a bug in a driver")
+
+            store.commit = breaks  # type: ignore[method-assign]
+            with pytest.raises(StoreDown):
+                await ask(service, "add_task", worker="w", task_id="t")
+            assert "bug" in await asyncio.wait_for(service.ended(), 1)
+            assert not (await service.status()).ready
+            with pytest.raises(StoreDown):
+                await ask(service, "ping", worker="w")
+
+    run(scenario)
+    assert "KeyError" in caplog.text
+
+
+def test_a_chore_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "TICK_SECONDS", 0.005)
+
+    async def scenario() -> None:
+        store = Gate(Database())
+        async with running(store) as service:
+            tried: list[int] = []
+
+            def fails() -> None:
+                tried.append(1)
+                raise RuntimeError("a rule with a bug")
+
+            service._graph.prune_if_due = fails  # type: ignore[method-assign]
+            service._graph.prune_due = lambda: True  # type: ignore[method-assign]
+            await until(lambda: len(tried) > 2)
+
+    run(scenario)
+
+
+def test_a_replica_that_was_taken_for_gone_enters_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "TICK_SECONDS", 0.005)
+
+    async def scenario() -> None:
+        async with running(Gate(Database())) as service:
+            await service._internal(service._graph.leave, replica=service._replica.name)
+            await until(lambda: service._graph.is_present(service._replica.name))
+
+    run(scenario)
+
+
+def test_mail_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "MAIL_SECONDS", 0.05)
+    released = threading.Event()
+
+    async def scenario() -> None:
+        async with running(Gate(Database())) as service:
+            service._mail.run(released.wait)
+            service._mail.run(released.wait)
+
+    run(scenario)
+    released.set()

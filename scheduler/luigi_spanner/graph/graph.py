@@ -130,6 +130,9 @@ class Graph(luigi_scheduler.Scheduler):
         if not isinstance(self._task_history, luigi_history.NopHistory):
             self.tracker.defer(partial(super()._update_task_history, task.detached(), status, host=host))
 
+    def has_task_history(self) -> bool:
+        return bool(self._config.record_task_history) and not isinstance(self._task_history, luigi_history.NopHistory)
+
     def update_metrics_task_started(self, task: Task) -> None:
         if not isinstance(self._state._metrics_collector, NoMetricsCollector):
             self.tracker.defer(partial(super().update_metrics_task_started, task.detached()))
@@ -250,7 +253,7 @@ class Graph(luigi_scheduler.Scheduler):
         """Let the configuration's resource limits take effect where the API has not overridden them."""
         self._resources.configure(self.limits)
 
-    def join(self, replica: str, rules: str, release: str, grace: float, refuse: bool) -> None:
+    def join(self, replica: str, rules: str, release: str, process: str, grace: float, refuse: bool) -> None:
         """Enter a replica with the hash of its rules. Raises RulesMismatch when a replica seen within `grace` seconds has
         other rules and `refuse` is set; else the newcomer's limits hold, unless such a replica lives."""
         now = self.now()
@@ -266,7 +269,13 @@ class Graph(luigi_scheduler.Scheduler):
                 self._state.replicas.remove(key)
         if not foreign:
             self.configure()
-        self._state.replicas.put((replica,), {"rules": rules, "release": release, "started_at": now, "seen_at": now})
+        self._state.replicas.put(
+            (replica,), {"rules": rules, "release": release, "process": process, "started_at": now, "seen_at": now}
+        )
+
+    def is_present(self, replica: str) -> bool:
+        """Whether the replica is entered in the namespace."""
+        return (replica,) in self._state.replicas
 
     def beat(self, replica: str) -> None:
         """The replica is still there."""
