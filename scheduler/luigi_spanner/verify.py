@@ -1,4 +1,4 @@
-"""Verify: read a namespace as it lies in the store and check it against itself.
+"""Verify: read a namespace as it lies in the store and check it against itself. It writes nothing.
 
 The journal is contiguous, every entry's digest is what its changes make it, and the tables with the entries after the
 watermark equal what the digest and a replay say. Nothing of the scheduler runs here: rows are plain JSON, so a bug in the
@@ -26,23 +26,31 @@ Row = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Report:
-    """What was checked, and the first difference of each check. `replayed`: the journal reaches back to its beginning."""
+    """What was checked, and the first difference of each check. `begins`: seq of the journal's oldest entry."""
 
     namespace: str
     head: int = 0
     entries: int = 0
     rows: int = 0
-    replayed: bool = False
+    begins: int = GENESIS
     differences: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
         return not self.differences
 
+    @property
+    def replayed(self) -> bool:
+        """Whether the journal reaches back to its beginning, so that each entry's digest could be computed."""
+        return self.begins == GENESIS
+
     def lines(self) -> list[str]:
         """The report for people."""
-        reach = "from the beginning" if self.replayed else "as far back as the journal reaches"
-        found = self.differences or [f"clean: the digest of every entry and of the tables fits, {reach}"]
+        whole = "the digest of every entry and of the tables fits, from the beginning"
+        rest = (
+            f"the digest of the tables fits, and they are as the entries after {self.begins} left them; older ones are truncated"
+        )
+        found = self.differences or [f"clean: {whole if self.replayed else rest}"]
         return [f"namespace {self.namespace}: head {self.head}, {self.entries} entries, {self.rows} rows", *found]
 
 
@@ -77,6 +85,47 @@ class Rows:
         else:
             merged = {**self.tables[table].get(key, {}), **row}
             self.put(table, key, {name: value for name, value in merged.items() if value is not None})
+
+    def first_difference(self, tables: Rows) -> Iterable[str]:
+        """Where a replay (this) and the tables differ first, if at all."""
+        for name, rows in tables.tables.items():
+            for key in sorted({*rows, *self.tables[name]}, key=canonical):
+                if rows.get(key) != self.tables[name].get(key):
+                    yield f"{name} {key}: the tables say {rows.get(key)}, a replay says {self.tables[name].get(key)}"
+                    return
+
+
+class Tail:
+    """What the end of a journal says of the rows that it changes, when the beginning has been truncated."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, Key], Row | None] = {}
+
+    def apply(self, entry: Entry) -> None:
+        """Follow the changes of an entry, in order."""
+        for records in decode(entry.changes):
+            for table, key, row, *_ in records:
+                self._change(table, tuple(key), row)
+
+    def _change(self, table: str, key: Key, row: Row | None) -> None:
+        if row is None and len(key) < _KEY_LENGTHS[table]:
+            for known in [known for known in self._rows if known[0] == table and known[1][: len(key)] == key]:
+                self._rows[known] = None
+        elif row is None:
+            self._rows[table, key] = None
+        else:
+            self._rows[table, key] = {**(self._rows.get((table, key)) or {}), **row}
+
+    def first_difference(self, tables: Rows) -> Iterable[str]:
+        """The first row of the tables that is not as the entries left it."""
+        for (table, key), said in self._rows.items():
+            row = tables.tables[table].get(key)
+            fits = (
+                row is None if said is None else row is not None and all(row.get(name) == value for name, value in said.items())
+            )
+            if not fits:
+                yield f"{table} {key}: the tables say {row}, the journal says {said}"
+                return
 
 
 def verify(url: str, namespace: str) -> Report:
@@ -122,15 +171,14 @@ def _tables(snapshot: Snapshot, report: Report) -> Rows:
 
 
 async def _journal(store: Store, snapshot: Snapshot, tables: Rows, report: Report) -> None:
-    """Replay the journal from its beginning, if it is all there, and compare the result with the tables."""
-    replay = Rows()
-    seq = GENESIS
-    report.replayed = True
+    """Replay the journal and compare the result with the tables: from its beginning, or what is left of it."""
+    report.begins = await _oldest(store, snapshot.head.seq, report)
+    replay = Rows() if report.replayed else Tail()
+    seq = report.begins
     while seq < snapshot.head.seq:
-        try:
-            entries = await store.read_after(seq)
-        except Truncated:
-            report.replayed = False
+        entries = await store.read_after(seq)
+        if not entries:
+            report.differences.append(f"entry {seq + 1} is missing")
             return
         for entry in entries:
             if entry.seq != seq + 1:
@@ -139,11 +187,38 @@ async def _journal(store: Store, snapshot: Snapshot, tables: Rows, report: Repor
             seq = entry.seq
             replay.apply(entry)
             report.entries += 1
-            if not _compare(f"entry {seq}", replay.digest, entry, report):
+            if isinstance(replay, Rows) and not _compare(f"entry {seq}", replay.digest, entry, report):
                 return
             if seq == snapshot.head.seq:
-                report.differences.extend(_first_difference(tables, replay))
+                report.differences.extend(replay.first_difference(tables))
                 return
+
+
+async def _oldest(store: Store, head: int, report: Report) -> int:
+    """Seq of the oldest entry that is still in the journal, by bisection; an older one beyond it tells of a hole."""
+    if await _is_there(store, GENESIS):
+        return GENESIS
+    low, high = GENESIS, head
+    while low < high:
+        middle = (low + high) // 2
+        if await _is_there(store, middle):
+            high = middle
+        else:
+            low = middle + 1
+    step = 1
+    while low - step > GENESIS:
+        if await _is_there(store, low - step):
+            report.differences.append(f"entries between {low - step} and {low} are missing")
+        step *= 2
+    return low
+
+
+async def _is_there(store: Store, seq: int) -> bool:
+    try:
+        await store.read_after(seq)
+    except Truncated:
+        return False
+    return True
 
 
 def _compare(what: str, digest: int, entry: Entry, report: Report) -> bool:
@@ -151,11 +226,3 @@ def _compare(what: str, digest: int, entry: Entry, report: Report) -> bool:
         return True
     report.differences.append(f"{what}: the digest is {format_digest(digest)}, the journal says {entry.digest}")
     return False
-
-
-def _first_difference(tables: Rows, replay: Rows) -> Iterable[str]:
-    for name, rows in tables.tables.items():
-        for key in sorted({*rows, *replay.tables[name]}, key=canonical):
-            if rows.get(key) != replay.tables[name].get(key):
-                yield f"{name} {key}: the tables say {rows.get(key)}, a replay of the journal says {replay.tables[name].get(key)}"
-                return

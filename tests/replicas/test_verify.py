@@ -1,0 +1,75 @@
+"""Verify finds what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from worlds import Clock, World, drive
+
+from luigi_spanner import verify
+from luigi_spanner.digest import EMPTY, format_digest
+from luigi_spanner.journal import encode
+from luigi_spanner.stores.memory import Database, MemoryStore
+
+
+def lived_in(truncated: bool) -> Database:
+    database = Database()
+    store = MemoryStore(namespace="default", database=database)
+    world = World(store, Clock())
+    for number in range(6):
+        world.call("add_task", worker=f"w{number % 2}", task_id=f"t{number}", deps=[f"t{number + 1}"])
+    world.call("get_work", worker="w0")
+    world.call("disable_worker", worker="w1")
+    if truncated:
+        drive(store.truncate(4))
+    return database
+
+
+def check(database: Database) -> verify.Report:
+    return drive(verify.check(MemoryStore(namespace="default", database=database), "default"))
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_sound_namespace_is_clean(truncated: bool) -> None:
+    report = check(lived_in(truncated))
+    assert report.clean, report.lines()
+    assert report.replayed is not truncated
+    assert report.begins == (4 if truncated else 0)
+    assert report.entries == report.head - report.begins > 3
+    assert report.lines()[-1].startswith("clean")
+
+
+def a_row_is_changed(database: Database) -> None:
+    database.tables["default"]["tasks"][("t0",)] = encode({"status": "DONE"})
+
+
+def a_row_is_lost(database: Database) -> None:
+    del database.tables["default"]["stakeholders"][("w0", "t2")]
+
+
+def an_entry_is_changed(database: Database) -> None:
+    journal = database.journals["default"]
+    journal[5] = replace(journal[5], changes=encode([[["tasks", ["t4"], {"family": "forged"}]]]))
+
+
+def an_entry_is_lost(database: Database) -> None:
+    del database.journals["default"][6]
+
+
+def the_heads_digest_is_wrong(database: Database) -> None:
+    journal = database.journals["default"]
+    journal[max(journal)] = replace(journal[max(journal)], digest=format_digest(EMPTY))
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize(
+    "damage", [a_row_is_changed, a_row_is_lost, an_entry_is_changed, an_entry_is_lost, the_heads_digest_is_wrong]
+)
+def test_damage_is_found(damage: Callable[[Database], None], truncated: bool) -> None:
+    database = lived_in(truncated)
+    damage(database)
+    report = check(database)
+    assert not report.clean
+    assert report.lines()[1:] == report.differences
