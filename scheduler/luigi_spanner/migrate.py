@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -70,8 +71,13 @@ def current(url: str) -> str | None:
 
 
 def check(url: str) -> None:
-    """Raise SchemaMismatch unless this release can use the database as it is. A memory store always fits."""
+    """Raise SchemaMismatch unless this release can use the database as it is, InvalidStore without a file, Unavailable.
+
+    A memory store always fits.
+    """
     location = parse(url)
+    if location.kind == "sqlite" and not os.path.exists(location.place):
+        raise InvalidStore(f"There is no SQLite file {location.place}: `luigi-spanner db upgrade --store {url}` creates it.")
     if location.kind != "memory":
         revision, min_compatible = _read(location)
         mismatch = compatible(revision, min_compatible, url)
@@ -81,10 +87,11 @@ def check(url: str) -> None:
 
 def compatible(revision: str | None, min_compatible: int | None, url: str = "URL") -> str | None:
     """Why this release cannot use a database of that revision, in one sentence that names the remedy; None if it can (I11)."""
+    known = revisions()  # first of all: every store asks this as it opens, before the package can be replaced under it
     remedy = f"run `luigi-spanner db upgrade --store {url}`"
     if revision is None:
         return f"The database has no Luigi Spanner schema: {remedy}."
-    if revision in revisions():
+    if revision in known:
         if revision == head() and min_compatible == MIN_COMPATIBLE:
             return None
         return f"The database's schema is at revision {revision} and this release needs {head()} in full: {remedy}."
@@ -98,9 +105,13 @@ def head() -> str:
     return revisions()[-1]
 
 
-def revisions() -> list[str]:
-    """This release's revisions, oldest first: the history is one line, and files are named after their number."""
-    return sorted(path.name.split("_")[0] for path in (scripts() / "versions").glob("[0-9]*_*.py"))
+@cache
+def revisions() -> tuple[str, ...]:
+    """This release's revisions, oldest first: the history is one line, and files are named after their number.
+
+    Read once, for an upgrade of the package puts a later release's files where a running process has its own.
+    """
+    return tuple(sorted(path.name.split("_")[0] for path in (scripts() / "versions").glob("[0-9]*_*.py")))
 
 
 def scripts() -> Path:
@@ -132,7 +143,7 @@ def _bring_up(location: Location, found: Revision, url: str) -> None:
     revision, min_compatible = found
     if revision is not None and min_compatible is None:
         _run(location, "stamp", "base")  # a downgrade that stopped half-way has left the revision without its tables
-    _run(location, "upgrade", "head")
+    _run(location, "upgrade", head())
 
 
 def _settled(found: Revision, url: str) -> bool:

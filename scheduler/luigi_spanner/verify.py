@@ -17,7 +17,7 @@ from luigi_spanner.digest import EMPTY, MODULUS, format_digest, row_digest
 from luigi_spanner.journal import Entry, Key, canonical, decode, unpack
 from luigi_spanner.schema import STATE_TABLES, key_columns
 from luigi_spanner.stores import GENESIS, Snapshot, Store, Truncated
-from luigi_spanner.stores.location import open_store
+from luigi_spanner.stores.location import open_existing
 
 _KEY_LENGTHS = {name: len(key_columns(table)) for name, table in STATE_TABLES.items()}
 
@@ -132,7 +132,7 @@ def verify(url: str, namespace: str) -> Report:
     """Check a namespace of the store at `url`, which may be in use. Raises StoreError."""
 
     async def opened() -> Report:
-        store = await open_store(url, namespace)
+        store = await open_existing(url, namespace)
         try:
             return await check(store, namespace)
         finally:

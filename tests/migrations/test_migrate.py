@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,7 +20,8 @@ from alembic.script import ScriptDirectory
 from google.cloud.sqlalchemy_spanner import MAX_SIZE
 
 from luigi_spanner import migrate, migrate_spanner, schema
-from luigi_spanner.stores import InvalidStore, SchemaMismatch, sqlite
+from luigi_spanner.journal import Entry
+from luigi_spanner.stores import Committed, InvalidStore, SchemaMismatch, sqlite
 from luigi_spanner.stores.location import parse, sqlite_url
 
 OPENERS = 4
@@ -58,7 +60,7 @@ def test_the_revisions_are_one_line() -> None:
     config.set_main_option("script_location", str(migrate.scripts()))
     script = ScriptDirectory.from_config(config)
     walked = [revision.revision for revision in script.walk_revisions()]
-    assert walked[::-1] == migrate.revisions()
+    assert walked[::-1] == list(migrate.revisions())
     assert script.get_heads() == [migrate.head()]
 
 
@@ -209,9 +211,68 @@ def test_reading_creates_no_file(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/luigi.db"
     assert migrate.current(url) is None
     migrate.downgrade(url, "base")
-    with pytest.raises(SchemaMismatch):
+    with pytest.raises(InvalidStore) as caught:
         migrate.check(url)
+    assert (
+        str(caught.value) == f"There is no SQLite file {tmp_path}/luigi.db: `luigi-spanner db upgrade --store {url}` creates it."
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+LATER = """
+revision = "0002"
+down_revision = "{head}"
+
+
+def upgrade():
+    raise AssertionError("a later release's revision was run")
+"""
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The migrations of an installation that a test may upgrade in place, as a process that starts now finds them."""
+    copied = tmp_path / "migrations"
+    shutil.copytree(migrate.scripts(), copied)
+    monkeypatch.setattr(migrate, "scripts", lambda: copied)
+    migrate.revisions.cache_clear()
+    yield copied
+    migrate.revisions.cache_clear()
+
+
+def upgrade_package(scripts: Path) -> None:
+    (scripts / "versions" / "0002_later.py").write_text(LATER.format(head="0001"))
+
+
+def test_a_package_upgraded_in_place_leaves_a_running_process_alone(scripts: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/luigi.db"
+
+    async def check() -> None:
+        store = await sqlite.open(str(tmp_path / "luigi.db"), "n")
+        await store.load()
+        upgrade_package(scripts)
+        assert isinstance(await store.commit(1, entry(1), []), Committed)
+        set_revision(url, "0002", schema.MIN_COMPATIBLE)  # and the later release runs as well
+        assert isinstance(await store.commit(2, entry(2), []), Committed)
+        assert [found.seq for found in await store.read_after(0)] == [1, 2]
+        await store.close()
+
+    asyncio.run(check())
+    assert migrate.head() == "0001"
+
+
+def test_a_process_migrates_to_its_own_revision(scripts: Path, tmp_path: Path) -> None:
+    assert migrate.head() == "0001"
+    upgrade_package(scripts)
+    url = f"sqlite:///{tmp_path}/luigi.db"
+    migrate.upgrade(url)
+    assert migrate.current(url) == "0001"
+
+
+def entry(seq: int) -> Entry:
+    return Entry(
+        seq=seq, commit_id=f"id{seq}", replica="r", clock=1.0, watermark=seq, digest="d" * 32, calls=b"j[]", changes=b"j[]"
+    )
 
 
 def test_memory_has_no_schema_to_keep() -> None:

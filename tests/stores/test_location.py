@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
 from luigi_spanner import migrate
-from luigi_spanner.stores import InvalidStore, Store
-from luigi_spanner.stores.location import Location, check_namespace, default_url, open_store, parse, sqlite_url
+from luigi_spanner.stores import InvalidStore, SchemaMismatch, Store
+from luigi_spanner.stores.location import (
+    Location,
+    check_namespace,
+    default_url,
+    make_state_directory,
+    open_existing,
+    open_store,
+    parse,
+    sqlite_url,
+)
 
 DATABASE = "projects/example.com:p/instances/i-1/databases/d_1"
 
@@ -94,6 +104,18 @@ def test_the_default_is_a_file_of_the_users_own(tmp_path: Path, monkeypatch: pyt
     assert (directory / "luigi.db").is_file()
 
 
+def test_every_directory_made_for_it_is_the_users_own(tmp_path: Path) -> None:
+    state = tmp_path / "home" / ".local" / "state"
+    usual = os.umask(0)
+    try:
+        make_state_directory(str(state / "luigi-spanner" / "luigi.db"), {"XDG_STATE_HOME": str(state)})
+    finally:
+        os.umask(usual)
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert len(made) == 4
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
+
+
 def test_the_command_makes_the_default_directory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     migrate.upgrade(default_url())
@@ -133,6 +155,70 @@ def test_memory_is_shared_by_name() -> None:
             await store.close()
 
     asyncio.run(check())
+
+
+async def existing(url: str, namespace: str = "default") -> int:
+    store = await open_existing(url, namespace)
+    try:
+        return (await store.load()).head.seq
+    finally:
+        await store.close()
+
+
+def check_namespaces(url: str) -> None:
+    """Of what lies at `url`, the namespace "default" opens and another one is told, and not created by asking."""
+    assert asyncio.run(existing(url)) == 0
+    for _ in range(2):
+        with pytest.raises(InvalidStore) as caught:
+            asyncio.run(existing(url, "other"))
+        assert str(caught.value) == "The store has no namespace 'other'."
+
+
+def test_opening_what_exists_creates_no_namespace(sqlite_url: str) -> None:
+    asyncio.run(use(sqlite_url))
+    check_namespaces(sqlite_url)
+
+
+def test_opening_what_exists_creates_no_namespace_on_spanner(spanner_url: str) -> None:
+    with pytest.raises(InvalidStore, match="no namespace 'default'"):
+        asyncio.run(existing(spanner_url))
+    asyncio.run(use(spanner_url))
+    check_namespaces(spanner_url)
+
+
+def test_opening_what_exists_in_memory(memory_url: str) -> None:
+    async def check() -> None:
+        store = await open_store(memory_url, "default")
+        await store.load()
+        assert await existing(memory_url) == 0
+        for url, namespace in ((memory_url, "other"), ("memory://", "default")):
+            with pytest.raises(InvalidStore, match="no namespace"):
+                await existing(url, namespace)
+        await store.close()
+
+    asyncio.run(check())
+
+
+def test_opening_what_exists_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for url in (f"sqlite:///{tmp_path}/luigi.db", default_url()):
+        with pytest.raises(InvalidStore, match="There is no SQLite file"):
+            asyncio.run(existing(url))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opening_what_exists_creates_no_schema(sqlite_url: str) -> None:
+    migrate.upgrade(sqlite_url)
+    migrate.downgrade(sqlite_url, "base")
+    with pytest.raises(SchemaMismatch, match="no Luigi Spanner schema"):
+        asyncio.run(existing(sqlite_url))
+    assert migrate.current(sqlite_url) is None
+
+
+@pytest.mark.parametrize(("url", "namespace"), [("nowhere", "default"), ("memory://", "no/name")])
+def test_opening_what_exists_reads_its_arguments(url: str, namespace: str) -> None:
+    with pytest.raises(InvalidStore, match=r"looks like|A namespace is"):
+        asyncio.run(existing(url, namespace))
 
 
 async def use(url: str) -> None:

@@ -25,7 +25,7 @@ from luigi_spanner.stores import (
     Unknown,
     spanner,
 )
-from luigi_spanner.stores.spanner_wire import Pace
+from luigi_spanner.stores.spanner_wire import Attempt, Pace
 from proxy import Proxy
 
 SECRET = "s3cret-of-a-user"
@@ -166,6 +166,45 @@ def test_a_slow_network_is_only_slow(proxied: tuple[Proxy, str]) -> None:
     asyncio.run(main())
 
 
+def test_a_load_may_outlast_the_deadline_and_a_cut(proxied: tuple[Proxy, str]) -> None:
+    proxy, url = proxied
+
+    async def main() -> None:
+        store = await opened(url, deadline=0.5)
+        await store.load()
+        calls = recorded(store)
+        proxy.delay(0.05)
+        began = time.monotonic()
+        load = asyncio.create_task(store.load())
+        await until(lambda: time.monotonic() - began > 0.6 and len(calls) > 3)
+        proxy.cut()
+        assert (await load).head.seq == 0
+        proxy.refuse()
+        began = time.monotonic()
+        with pytest.raises(Unavailable):  # nothing comes at all: the usual deadline holds
+            await store.load()
+        assert time.monotonic() - began < 5.0
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_typed_columns_are_written_whole(emulator: Emulator, spanner_url: str) -> None:
+    async def main() -> None:
+        store = await opened(spanner_url)
+        await store.load()
+        given = {"status": "PENDING", "priority": 2**70, "failures": 3, "runnable": True}
+        await store.commit(1, entry(1), [Row(table="tasks", key=("t",), body=b"body", columns=given)])
+        await store.commit(2, entry(2), [Row(table="tasks", key=("t",), body=b"body", columns={"status": "DONE", "priority": 1})])
+        await store.close()
+
+    asyncio.run(main())
+    rows = query(
+        emulator.host, spanner_url.removeprefix("spanner:///"), "SELECT status, priority, failures, runnable, body FROM tasks"
+    )
+    assert [list(row)[:4] for row in rows] == [["DONE", 1.0, None, None]]
+
+
 def test_after_an_outage_the_store_is_back_at_once(emulator: Emulator, proxied: tuple[Proxy, str]) -> None:
     proxy, url = proxied
 
@@ -295,9 +334,9 @@ def recorded(store: spanner.SpannerStore) -> list[tuple[str, Any]]:
         calls.append((method, request))
         return await call(method, request, reply, timeout)
 
-    def recording_stream(method: str, request: Any, timeout: float) -> Any:
+    def recording_stream(method: str, request: Any, attempt: Attempt) -> Any:
         calls.append((method, request))
-        return stream(method, request, timeout)
+        return stream(method, request, attempt)
 
     store._wire.call = recording_call  # type: ignore[method-assign]
     store._wire.stream = recording_stream  # type: ignore[method-assign]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from luigi_spanner.stores import Conflict, InvalidStore, Refused, SchemaMismatch
 from luigi_spanner.stores.spanner_faults import MEANINGS
 from luigi_spanner.stores.spanner_values import rows_of
 from luigi_spanner.stores.spanner_wire import Pace, Wire, connector
+
+PATIENCE = 5.0
+"""Seconds after which what should have ended is stuck."""
 
 
 def test_every_status_code_has_a_meaning() -> None:
@@ -66,7 +71,6 @@ OUTCOMES = {
     grpc.StatusCode.ALREADY_EXISTS: Conflict,
     grpc.StatusCode.INVALID_ARGUMENT: Refused,
     grpc.StatusCode.OUT_OF_RANGE: Refused,
-    grpc.StatusCode.FAILED_PRECONDITION: Refused,
 }
 """What a commit that always fails with a code ends in; with every other code it is Unknown."""
 
@@ -99,11 +103,75 @@ def test_opening_without_permission_is_invalid(code: grpc.StatusCode, monkeypatc
     asyncio.run(main())
 
 
-class _Failing(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """A server that makes sessions and fails everything else with one code."""
+LATER_CODES = {
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.INVALID_ARGUMENT: Unknown,
+    grpc.StatusCode.OUT_OF_RANGE: Unknown,
+    grpc.StatusCode.FAILED_PRECONDITION: Unknown,
+}
+"""What a commit ends in whose second attempt fails with a code, when the first one may have landed."""
 
-    def __init__(self, code: grpc.StatusCode) -> None:
-        self._code = code
+
+@pytest.mark.parametrize("first", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL])
+@pytest.mark.parametrize("code", sorted(LATER_CODES, key=str))
+def test_what_may_have_landed_is_never_refused(
+    first: grpc.StatusCode, code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with _Failing(first, code) as host, _store(host, monkeypatch) as store:
+            outcome = await store.commit(1, entry(1), [])
+            assert type(outcome) is LATER_CODES[code]
+            if isinstance(outcome, Unknown):
+                assert outcome.reason == f"{code.name}: as told"
+            assert type(await store.commit(1, entry(1), [])) is OUTCOMES.get(code, Unknown)  # each commit for itself
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("first", "outcome"), [((), Refused), ((grpc.StatusCode.UNAVAILABLE,), Unknown)])
+def test_what_misses_something_is_refused_unless_it_may_have_landed(
+    first: tuple[grpc.StatusCode, ...], outcome: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The predecessor is there, so it must be a table that is missing."""
+
+    async def main() -> None:
+        async with _Failing(*first, grpc.StatusCode.NOT_FOUND, results=[["0"]]) as host, _store(host, monkeypatch) as store:
+            assert type(await store.commit(1, entry(1), [])) is outcome
+
+    asyncio.run(main())
+
+
+def test_a_read_that_trickles_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with _Failing(grpc.StatusCode.UNAVAILABLE, trickles=True) as host, _store(host, monkeypatch, 0.5) as store:
+            with pytest.raises(Unavailable, match="not the whole answer in time"):
+                await asyncio.wait_for(store.read_after(0), PATIENCE)
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def _store(host: str, patch: pytest.MonkeyPatch, deadline: float = 2.0) -> AsyncIterator[spanner.SpannerStore]:
+    patch.setenv("SPANNER_EMULATOR_HOST", host)
+    wire = Wire("projects/p/instances/i/databases/d", connector(), random.Random(1), Pace(deadline=deadline))
+    store = spanner.SpannerStore(wire, "ns")
+    store._schema_seen = math.inf
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class _Failing(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A server that makes sessions and fails everything else: each call with the next code, those after the last with that.
+
+    With `results` streamed reads are answered, by rows of text and integers; with `trickles` they never end.
+    """
+
+    def __init__(self, *codes: grpc.StatusCode, results: list[list[str]] | None = None, trickles: bool = False) -> None:
+        self._codes = list(codes)
+        self._results = results
+        self._trickles = trickles
         self._server: Any = None
 
     async def __aenter__(self) -> str:
@@ -117,13 +185,34 @@ class _Failing(grpc.GenericRpcHandler):  # type: ignore[misc]
         await self._server.stop(None)
 
     def service(self, details: Any) -> Any:
-        return grpc.unary_unary_rpc_method_handler(self._session if details.method.endswith("/CreateSession") else self._fail)
+        method = details.method.rpartition("/")[2]
+        if method == "StreamingRead" and self._trickles:
+            return grpc.unary_stream_rpc_method_handler(self._trickle)
+        if method == "StreamingRead" and self._results is not None:
+            return grpc.unary_stream_rpc_method_handler(self._answer)
+        return grpc.unary_unary_rpc_method_handler(self._session if method == "CreateSession" else self._fail)
 
     async def _session(self, request: bytes, context: Any) -> bytes:
         return bytes(types.Session.pb()(name="projects/p/instances/i/databases/d/sessions/s").SerializeToString())
 
     async def _fail(self, request: bytes, context: Any) -> None:
-        await context.abort(self._code, "as told")
+        await context.abort(self._codes.pop(0) if len(self._codes) > 1 else self._codes[0], "as told")
+
+    async def _answer(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        message = types.PartialResultSet.pb()()
+        message.metadata.row_type.fields.add().type_.code = int(types.TypeCode.INT64)
+        for row in self._results or []:
+            for value in row:
+                message.values.add().string_value = value
+        yield bytes(message.SerializeToString())
+
+    async def _trickle(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        message = types.PartialResultSet.pb()(chunked_value=True)
+        message.metadata.row_type.fields.add().type_.code = int(types.TypeCode.STRING)
+        message.values.add().string_value = "x"
+        while True:
+            yield bytes(message.SerializeToString())
+            await asyncio.sleep(0.02)
 
 
 def test_without_credentials_the_store_is_invalid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

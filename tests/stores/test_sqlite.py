@@ -17,7 +17,7 @@ import pytest
 from exercise import NAMESPACE, Exercise, append, entry, journal, on_loop, opened, stakeholder, table, task
 
 from luigi_spanner import migrate
-from luigi_spanner.stores import Committed, InvalidStore, SchemaMismatch, Store, Unavailable, Unknown, sqlite
+from luigi_spanner.stores import Committed, InvalidStore, SchemaMismatch, Store, Unavailable, Unknown, sqlite, sqlite_file
 
 DEADLINE = 0.3
 """Seconds; long enough for the work of a test, short enough to wait for."""
@@ -206,6 +206,12 @@ async def test_a_journal_emptied_by_hand_is_told(place: SqlitePlace) -> None:
             connection.execute("DELETE FROM journal")
             with pytest.raises(InvalidStore, match="is empty"):
                 await store.load()
+
+
+def test_a_commit_reaches_the_medium(place: SqlitePlace) -> None:
+    with closing(sqlite_file.connect(str(place.path))) as connection:
+        pragmas = ("synchronous", "fullfsync", "checkpoint_fullfsync")
+        assert [connection.execute(f"PRAGMA {pragma}").fetchone()[0] for pragma in pragmas] == [2, 1, 1]
 
 
 def check_invalid(path: Path, sentence: str) -> None:

@@ -7,12 +7,13 @@ A path's special characters are written as in any URL, `%3F` for a question mark
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import quote, unquote
 
 from luigi_spanner.stores import InvalidStore, Store
@@ -54,6 +55,12 @@ def sqlite_url(path: str) -> str:
     return f"sqlite:///{quote(path)}"
 
 
+class _Namespaced(Store, Protocol):
+    """What every driver's store can tell besides."""
+
+    async def has_namespace(self) -> bool: ...
+
+
 async def open_store(url: str, namespace: str, *, ids: Callable[[], str] | None = None) -> Store:
     """Open the namespace's store; `ids` gives a new random id at each call. A SQLite file is created and brought up to date.
 
@@ -62,9 +69,36 @@ async def open_store(url: str, namespace: str, *, ids: Callable[[], str] | None 
     location = parse(url)
     check_namespace(namespace)
     if location.kind == "sqlite":
+        make_state_directory(location.place)
+    return await _open(location, namespace, ids)
+
+
+async def open_existing(url: str, namespace: str) -> Store:
+    """Open the namespace's store as it is: no file, no schema and no namespace is created or changed.
+
+    Raises InvalidStore where there is none of that name, SchemaMismatch, Unavailable.
+    """
+    # Imported here: the migrations parse URLs by this module.
+    from luigi_spanner import migrate
+
+    location = parse(url)
+    check_namespace(namespace)
+    if location.kind == "sqlite":
+        await asyncio.to_thread(migrate.check, url)
+    store = await _open(location, namespace, None)
+    try:
+        if not await store.has_namespace():
+            raise InvalidStore(f"The store has no namespace {namespace!r}.")
+    except BaseException:
+        await store.close()
+        raise
+    return store
+
+
+async def _open(location: Location, namespace: str, ids: Callable[[], str] | None) -> _Namespaced:
+    if location.kind == "sqlite":
         from luigi_spanner.stores import sqlite
 
-        make_state_directory(location.place)
         return await sqlite.open(location.place, namespace)
     if location.kind == "spanner":
         # Imported here: the client library takes a second to load, which no one else should wait for.
@@ -90,11 +124,17 @@ def default_url(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def make_state_directory(path: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Create the default file's directory, readable by its owner alone, if `path` is the default file. Raises InvalidStore."""
+    """Create the default file's directory and those above it, readable by their owner alone, if `path` is the default file.
+
+    Raises InvalidStore.
+    """
     if Path(path) != _default_file(environ):
         return
     try:
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One by one: what `mkdir(parents=True)` makes on the way is as open as the umask.
+        for directory in [*reversed(Path(path).parent.parents), Path(path).parent]:
+            if not directory.exists():
+                directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise InvalidStore(f"Cannot create the state directory {Path(path).parent}: {error.strerror}.") from error
 

@@ -57,6 +57,11 @@ class MemoryStore:
         self.database = database or Database()
         self._closed = False
 
+    async def has_namespace(self) -> bool:
+        """Whether the namespace has been created."""
+        self._check_open()
+        return self._namespace in self.database.journals
+
     async def load(self) -> Snapshot:
         self._check_open()
         self.database.create(self._namespace)

@@ -35,9 +35,9 @@ from luigi_spanner.stores import (
     bounds,
     spanner_values,
 )
-from luigi_spanner.stores.spanner_faults import Fault, Meaning
+from luigi_spanner.stores.spanner_faults import IN_DOUBT, Fault, Meaning
 from luigi_spanner.stores.spanner_view import View
-from luigi_spanner.stores.spanner_wire import MESSAGE_BYTES, TAG, Pace, Wire, connector
+from luigi_spanner.stores.spanner_wire import MESSAGE_BYTES, TAG, Attempt, Pace, Wire, connector
 
 HEAVY_BYTES = 64 * 1024
 """A head with more payload than this is not fetched again by each strong read that only asks whether it still is the head."""
@@ -46,7 +46,7 @@ SCHEMA_SECONDS = 60.0
 """How often a read looks again whether the schema still fits (I11): it stays usable for the release before, so this is early."""
 
 T = TypeVar("T")
-Read = Callable[[str, float], Awaitable[T]]
+Read = Callable[[Attempt], Awaitable[T]]
 
 
 async def open(database: str, namespace: str, ids: Callable[[], str] | None = None, *, pace: Pace | None = None) -> SpannerStore:
@@ -86,11 +86,16 @@ class SpannerStore:
             raise SchemaMismatch(mismatch)
         self._schema_seen = asyncio.get_running_loop().time()
 
+    async def has_namespace(self) -> bool:
+        """Whether the namespace has been created. Raises as reads do."""
+        return await self._reading(lambda attempt: self._view(attempt).exists())
+
     async def load(self) -> Snapshot:
-        snapshot = await self._reading(self._snapshot)
+        seconds = self._wire.pace.load
+        snapshot = await self._reading(self._snapshot, seconds)
         if snapshot is None:
             await self._create_namespace()
-            snapshot = await self._reading(self._snapshot)
+            snapshot = await self._reading(self._snapshot, seconds)
         if snapshot is None:
             raise InvalidStore(f"The namespace {self.namespace} of {self._wire.database} has lost its whole journal.")
         return snapshot
@@ -98,7 +103,7 @@ class SpannerStore:
     async def read_after(self, seq: int) -> list[Entry]:
         # What was too much for one attempt is too much for the next one, so that asks for less.
         limits = chain((READ_LIMIT, 32), repeat(1))
-        return await self._reading(lambda session, timeout: self._after(session, timeout, seq, next(limits)))
+        return await self._reading(lambda attempt: self._after(attempt, seq, next(limits)))
 
     async def commit(self, seq: int, entry: Entry, rows: Sequence[Row]) -> Outcome:
         """Insert `entry`, link its predecessor to it, write `rows`: all or nothing.
@@ -138,24 +143,37 @@ class SpannerStore:
         await self._wire.close()
 
     async def _send(self, request: Any, size: int, *, patient: bool) -> float:
-        """Commit `request`; the commit's time in seconds since the epoch. Raises Fault."""
+        """Commit `request`; the commit's time in seconds since the epoch. Raises Fault, in doubt if any attempt was."""
+        in_doubt = False
 
-        async def once(session: str, timeout: float) -> Any:
-            request.session = session
-            reply = await self._wire.call("Commit", request, types.CommitResponse.pb(), timeout)
-            while reply.HasField("precommit_token"):  # not committed yet: Spanner asks for the same again with its token
-                request.precommit_token.CopyFrom(reply.precommit_token)
-                reply = await self._wire.call("Commit", request, types.CommitResponse.pb(), timeout)
-            return reply.commit_timestamp
+        async def once(attempt: Attempt) -> Any:
+            nonlocal in_doubt
+            request.session = attempt.session
+            try:
+                return await self._commit_once(request, attempt.timeout)
+            except Fault as fault:
+                in_doubt = in_doubt or fault.meaning in IN_DOUBT
+                raise
 
-        at = await self._wire.attempts(once, patient=patient, size=size)
+        try:
+            at = await self._wire.attempts(once, patient=patient, size=size)
+        except Fault as fault:
+            fault.in_doubt = in_doubt
+            raise
         return float(at.seconds + at.nanos / 1e9)
+
+    async def _commit_once(self, request: Any, timeout: float) -> Any:
+        reply = await self._wire.call("Commit", request, types.CommitResponse.pb(), timeout)
+        while reply.HasField("precommit_token"):  # not committed yet: Spanner asks for the same again with its token
+            request.precommit_token.CopyFrom(reply.precommit_token)
+            reply = await self._wire.call("Commit", request, types.CommitResponse.pb(), timeout)
+        return reply.commit_timestamp
 
     async def _outcome(self, seq: int, fault: Fault) -> Outcome:
         if fault.meaning is Meaning.TAKEN:
             return Conflict()
         if fault.meaning is Meaning.REFUSED:
-            return Refused(reason=fault.reason)
+            return _refused(fault)
         if fault.meaning is Meaning.MISSING:
             return await self._outcome_of_missing(seq, fault)
         return Unknown(reason=fault.reason)
@@ -163,20 +181,20 @@ class SpannerStore:
     async def _outcome_of_missing(self, seq: int, fault: Fault) -> Outcome:
         """A missing predecessor and a missing table or column look alike: look whether it is the predecessor."""
 
-        async def predecessor(session: str, timeout: float) -> list[int]:
-            return await self._view(session, timeout).seqs(seq - 1, 1)
+        async def predecessor(attempt: Attempt) -> list[int]:
+            return await self._view(attempt).seqs(seq - 1, 1)
 
         try:
             found = await self._wire.attempts(predecessor, patient=True)
         except Fault as second:
             return Unknown(reason=second.reason)
-        return Refused(reason=fault.reason) if found == [seq - 1] else Conflict()
+        return _refused(fault) if found == [seq - 1] else Conflict()
 
-    async def _reading(self, once: Read[T]) -> T:
+    async def _reading(self, once: Read[T], deadline: float = 0.0) -> T:
         if asyncio.get_running_loop().time() - self._schema_seen > SCHEMA_SECONDS:
             await self.check_schema()
         try:
-            return await self._wire.attempts(once, patient=True)
+            return await self._wire.attempts(once, patient=True, deadline=deadline)
         except Fault as fault:
             raise self._error(fault) from fault
 
@@ -198,11 +216,11 @@ class SpannerStore:
     def _url(self) -> str:
         return f"spanner:///{self._wire.database}"
 
-    def _view(self, session: str, timeout: float) -> View:
-        return View(wire=self._wire, namespace=self.namespace, session=session, timeout=timeout)
+    def _view(self, attempt: Attempt) -> View:
+        return View(wire=self._wire, namespace=self.namespace, attempt=attempt)
 
-    async def _revision(self, session: str, timeout: float) -> tuple[str | None, int | None]:
-        view = self._view(session, timeout)
+    async def _revision(self, attempt: Attempt) -> tuple[str | None, int | None]:
+        view = self._view(attempt)
         try:
             revisions = await view.column("alembic_version", "version_num")
             oldest = await view.column("compatibility", "min_compatible")
@@ -212,9 +230,9 @@ class SpannerStore:
             raise
         return max(revisions, default=None), max(oldest, default=None)
 
-    async def _snapshot(self, session: str, timeout: float) -> Snapshot | None:
+    async def _snapshot(self, attempt: Attempt) -> Snapshot | None:
         """The state at one timestamp, None without a journal."""
-        view = await self._view(session, timeout).frozen()
+        view = await self._view(attempt).frozen()
         found = await view.head()
         if found is None:
             return None
@@ -227,12 +245,14 @@ class SpannerStore:
         self._note_weight(entries[-1])
         return Snapshot(head=entries[-1], tables=tables, entries=entries if watermark < head else [])
 
-    async def _after(self, session: str, timeout: float, seq: int, limit: int) -> list[Entry]:
-        view = self._view(session, timeout)
+    async def _after(self, attempt: Attempt, seq: int, limit: int) -> list[Entry]:
+        view = self._view(attempt)
+        now = asyncio.get_running_loop().time()
         if seq == self._heavy and await view.seqs(seq, 2) == [seq]:
             return []
         # Entry `seq` is read as well, to see that it is there.
-        found = await view.entries(seq, limit=1 + limit, room=READ_BYTES, known=seq)
+        enough = (now + attempt.until) / 2  # on a slow way, some entries now rather than all of them too late
+        found = await view.entries(seq, limit=1 + limit, room=READ_BYTES, enough=enough, known=seq)
         if not found or found[0].seq != seq:
             raise Truncated(f"Entry {seq} of namespace {self.namespace} is no longer in the journal.")
         self._note_weight(found[-1])
@@ -250,6 +270,11 @@ class SpannerStore:
         except Fault as fault:
             if fault.meaning is not Meaning.TAKEN:
                 raise self._error(fault) from fault
+
+
+def _refused(fault: Fault) -> Outcome:
+    """What a refusal says: of its own attempt nothing was written, but an earlier one may have landed."""
+    return Unknown(reason=fault.reason) if fault.in_doubt else Refused(reason=fault.reason)
 
 
 def _payload_bytes(entry: Entry) -> int:

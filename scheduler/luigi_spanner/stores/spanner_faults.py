@@ -26,6 +26,8 @@ class Meaning(enum.Enum):
     """The database or its instance does not exist."""
     REFUSED = "refused"
     """The request can never succeed."""
+    BLOCKED = "blocked"
+    """The database is in no state to do it, which may pass: an encryption key was revoked, say."""
     BARRED = "barred"
     """This caller may not, or the server offers no such call."""
     CLOSED = "closed"
@@ -47,12 +49,15 @@ MEANINGS: dict[grpc.StatusCode, Meaning] = {
     grpc.StatusCode.NOT_FOUND: Meaning.MISSING,
     grpc.StatusCode.INVALID_ARGUMENT: Meaning.REFUSED,
     grpc.StatusCode.OUT_OF_RANGE: Meaning.REFUSED,
-    grpc.StatusCode.FAILED_PRECONDITION: Meaning.REFUSED,
+    grpc.StatusCode.FAILED_PRECONDITION: Meaning.BLOCKED,
     grpc.StatusCode.PERMISSION_DENIED: Meaning.BARRED,
     grpc.StatusCode.UNAUTHENTICATED: Meaning.BARRED,
     grpc.StatusCode.UNIMPLEMENTED: Meaning.BARRED,
 }
 """Of each status code but OK."""
+
+IN_DOUBT = frozenset({Meaning.PASSING, Meaning.SLOW, Meaning.CLOSED})
+"""A commit that was sent and failed so may have landed, or may still land."""
 
 _RESOURCES = {
     "google.spanner.v1.Session": Meaning.NO_SESSION,
@@ -64,12 +69,16 @@ _DETAILS = "grpc-status-details-bin"
 
 
 class Fault(Exception):
-    """A call to Spanner that failed. Never leaves the stores; `reason` is for people, `meaning` for the code."""
+    """A call to Spanner that failed. Never leaves the stores; `reason` is for people, `meaning` for the code.
 
-    def __init__(self, meaning: Meaning, reason: str) -> None:
+    `in_doubt`: an attempt of the same commit may have landed, whatever its last one met.
+    """
+
+    def __init__(self, meaning: Meaning, reason: str, *, in_doubt: bool = False) -> None:
         super().__init__(f"{meaning.value}: {reason}")
         self.meaning = meaning
         self.reason = reason
+        self.in_doubt = in_doubt
 
 
 def fault(error: grpc.aio.AioRpcError) -> Fault:

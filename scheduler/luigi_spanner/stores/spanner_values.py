@@ -47,19 +47,20 @@ def put_entry(mutations: Any, namespace: str, entry: Entry, *, link: bool = True
 
 
 def put_rows(mutations: Any, namespace: str, rows: Sequence[Row]) -> None:
-    """Write state rows in their order; neighbours of one table and one set of columns share a mutation."""
+    """Write state rows in their order, in full: NULL where a row gives no value. Neighbours of one table share a mutation."""
     before: tuple[Any, ...] = ()
     mutation: Any = None
     for row in rows:
         table = schema.STATE_TABLES[row.table]
-        shape = (row.table, None if row.body is None else tuple(row.columns))
+        shape = (row.table, row.body is None)
         if shape != before:
             mutation, before = mutations.add(), shape
         if row.body is None:
             _put_delete(mutation.delete, table, namespace, row.key)
         else:
-            columns = ["namespace", *schema.key_columns(table), *row.columns, "body"]
-            values = [namespace, *row.key, *row.columns.values(), row.body]
+            projected = _projected(table)
+            columns = ["namespace", *schema.key_columns(table), *projected, "body"]
+            values = [namespace, *row.key, *(row.columns.get(name) for name in projected), row.body]
             _put(mutation.insert_or_update, table, columns, [values])
 
 
@@ -151,6 +152,13 @@ def _put_values(values: Any, table: Table, columns: Sequence[str], row: Sequence
             target.null_value = 0
         else:
             puts[name](target, value)
+
+
+@cache
+def _projected(table: Table) -> tuple[str, ...]:
+    """Names of the columns after the key, without the body."""
+    apart = {"namespace", *schema.key_columns(table), "body"}
+    return tuple(column.name for column in table.columns if column.name not in apart)
 
 
 @cache

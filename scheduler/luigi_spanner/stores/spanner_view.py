@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -14,7 +15,7 @@ from sqlalchemy import Table
 from luigi_spanner import schema
 from luigi_spanner.journal import Entry, Key
 from luigi_spanner.stores import PART_BYTES, Truncated, spanner_values
-from luigi_spanner.stores.spanner_wire import BYTES_PER_SECOND, TAG, Wire
+from luigi_spanner.stores.spanner_wire import BYTES_PER_SECOND, TAG, Attempt, Wire
 
 LOAD_TIMEOUT = 30.0
 """Seconds for one message of a load: the emulator sends a table's first row when it has prepared the last."""
@@ -34,25 +35,28 @@ def strong() -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """What `namespace` holds `at` the selected time. At most `timeout` seconds pass between two messages of a read.
+    """What `namespace` holds `at` the selected time, as far as it can be read within the times of `attempt`.
 
     Every method raises Fault.
     """
 
     wire: Wire
     namespace: str
-    session: str
-    timeout: float
+    attempt: Attempt
     at: Any = field(default_factory=strong)
 
     async def frozen(self) -> View:
         """A view of the present in which time stands still, and which waits longer: it is for reading whole tables."""
-        request = types.BeginTransactionRequest.pb()(session=self.session)
+        request = types.BeginTransactionRequest.pb()(session=self.attempt.session)
         request.options.read_only.strong = True
         request.request_options.request_tag = TAG.format("load")
-        begun = await self.wire.call("BeginTransaction", request, types.Transaction.pb(), self.timeout)
+        begun = await self.wire.call("BeginTransaction", request, types.Transaction.pb(), self.attempt.timeout)
         selector = types.TransactionSelector.pb()(id=begun.id)
-        return replace(self, at=selector, timeout=max(self.timeout, LOAD_TIMEOUT))
+        return replace(self, at=selector, attempt=replace(self.attempt, timeout=max(self.attempt.timeout, LOAD_TIMEOUT)))
+
+    async def exists(self) -> bool:
+        """Whether the namespace has been created."""
+        return bool([row async for row in self._rows(schema.namespaces, ["namespace"])])
 
     async def head(self) -> tuple[int, int] | None:
         """(seq, watermark) of the newest entry, None without a journal."""
@@ -72,16 +76,21 @@ class View:
         """Up to `limit` numbers of entries from `first` on, without what the entries hold."""
         return [row[0] async for row in self._rows(schema.journal, ["seq"], (first,), limit=limit)]
 
-    async def entries(self, first: int, *, limit: int = 0, room: float = math.inf, known: int | None = None) -> list[Entry]:
-        """Entries from `first` on: up to `limit` (0: all) and `room` bytes of payload, but one in any case.
+    async def entries(
+        self, first: int, *, limit: int = 0, room: float = math.inf, enough: float = math.inf, known: int | None = None
+    ) -> list[Entry]:
+        """Entries from `first` on: up to `limit` (0: all) and `room` bytes of payload, and those that have come by `enough` on
+        the event loop's clock, but one in any case.
 
         Of entry `known` only the first cells are fetched, and they do not count. Raises Truncated.
         """
-        rows = await self._first_cells(first, limit, room, known)
+        rows = await self._first_cells(first, limit, room, enough, known)
         # Only now: the emulator lets a transaction's second read wait until its first one has been taken in full.
-        return [spanner_values.entry_of(row, await self._parts(row[0], row[_PARTS], known)) for row in rows]
+        patient = self._patient(sum(row[_PARTS] for row in rows if row[0] != known))
+        return [spanner_values.entry_of(row, await patient._parts(row[0], row[_PARTS], known)) for row in rows]
 
-    async def _first_cells(self, first: int, limit: int, room: float, known: int | None) -> list[list[Any]]:
+    async def _first_cells(self, first: int, limit: int, room: float, enough: float, known: int | None) -> list[list[Any]]:
+        now = asyncio.get_running_loop().time
         found: list[list[Any]] = []
         counted = 0
         async with aclosing(self._rows(schema.journal, spanner_values.JOURNAL_COLUMNS, (first,), limit=limit)) as rows:
@@ -90,7 +99,7 @@ class View:
                 if seq != known:
                     room -= len(calls) + len(changes) + parts * PART_BYTES
                     counted += 1
-                if counted > 1 and room < 0:
+                if counted > 1 and (room < 0 or now() > enough):
                     break
                 found.append(row)
         return found
@@ -104,12 +113,16 @@ class View:
     async def _parts(self, seq: int, count: int, known: int | None) -> list[tuple[int, bytes]]:
         if count == 0 or seq == known:
             return []
-        patient = replace(self, timeout=self.timeout + count * PART_BYTES / BYTES_PER_SECOND)
-        rows = patient._rows(schema.journal_parts, ["part", "payload"], (seq,), (seq,))
+        rows = self._rows(schema.journal_parts, ["part", "payload"], (seq,), (seq,))
         parts = [(part, payload) async for part, payload in rows]
         if len(parts) != count:
             raise Truncated(f"Entry {seq} of namespace {self.namespace} was truncated while it was read.")
         return parts
+
+    def _patient(self, parts: int) -> View:
+        """The same view with the time that so many parts take."""
+        more = parts * PART_BYTES / BYTES_PER_SECOND
+        return replace(self, attempt=replace(self.attempt, timeout=self.attempt.timeout + more, until=self.attempt.until + more))
 
     def _rows(
         self, table: Table, columns: Sequence[str], first: Key = (), last: Key = (), *, limit: int = 0
@@ -119,9 +132,9 @@ class View:
         return self._stream("StreamingRead", request)
 
     async def _stream(self, method: str, request: Any) -> AsyncGenerator[list[Any], None]:
-        request.session = self.session
+        request.session = self.attempt.session
         request.request_options.request_tag = TAG.format("read")
-        results = self.wire.stream(method, request, self.timeout)
+        results = self.wire.stream(method, request, self.attempt)
         async with aclosing(results), aclosing(spanner_values.rows_of(results)) as rows:
             async for row in rows:
                 yield row

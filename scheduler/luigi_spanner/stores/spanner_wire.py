@@ -7,6 +7,7 @@ tell, and sleeps seconds on an abort. So the calls are made here, on grpc.aio wi
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -34,6 +35,9 @@ ATTEMPT_TIMEOUT = 2.0
 
 DEADLINE = 5.0
 """Seconds for all attempts of one call: half of the 10 s that a worker waits for its scheduler's reply."""
+
+LOAD_DEADLINE = 120.0
+"""Seconds for all attempts of one load while messages come: two million rows at the 58 us each measured on the emulator."""
 
 BYTES_PER_SECOND = 4 * 1024 * 1024
 """Slowest way on which a large commit must still arrive within its attempt; gives it that much more time."""
@@ -82,10 +86,21 @@ Connect = Callable[[], grpc.aio.Channel]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """How long things may take, in seconds: one attempt, and all attempts of one call together."""
+    """How long things may take, in seconds: one attempt, all attempts of one call together, and all of one load."""
 
     attempt: float = ATTEMPT_TIMEOUT
     deadline: float = DEADLINE
+    load: float = LOAD_DEADLINE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One attempt at a call: on `session`, waiting up to `timeout` seconds for the answer, or for each message of a streamed one,
+    and no longer than `until` in all, by the event loop's clock."""
+
+    session: str
+    timeout: float
+    until: float
 
 
 def connector(environ: Mapping[str, str] = os.environ) -> Connect:
@@ -116,6 +131,7 @@ class Wire:
         self._session = ""
         self._session_since = 0.0
         self._session_lock = asyncio.Lock()
+        self._heard = -math.inf
         self._retiring: dict[asyncio.Task[None], grpc.aio.Channel] = {}
 
     @property
@@ -123,23 +139,32 @@ class Wire:
         """True from the moment that `close` was called."""
         return self._channel is None
 
-    async def attempts(self, once: Callable[[str, float], Awaitable[T]], *, patient: bool, size: int = 0) -> T:
-        """The result of `once(session, timeout)`, tried until the deadline while the fault is a passing one.
+    async def attempts(
+        self, once: Callable[[Attempt], Awaitable[T]], *, patient: bool, size: int = 0, deadline: float = 0.0
+    ) -> T:
+        """The result of `once(attempt)`, tried until the deadline while the fault is a passing one.
 
-        `patient` tries again after an attempt that got no answer in time, too; `size` is the request's, in bytes.
+        `patient` tries again after an attempt that got no answer in time, too; `size` is the request's, in bytes. A `deadline`
+        beyond the usual one, in seconds, holds as long as answers come: after the usual one without any it is over.
         """
         now = asyncio.get_running_loop().time
         allowance = size / BYTES_PER_SECOND
-        until = now() + self.pace.deadline + allowance
+        usual = self.pace.deadline + allowance
+        alive = now()
+        until = alive + max(usual, deadline)
         pause = RETRY_PAUSE
         while True:
+            began = now()
             try:
                 session = await self._current_session(until)
-                return await once(session, max(ATTEMPT_LEAST, min(self.pace.attempt + allowance, until - now())))
+                timeout = max(ATTEMPT_LEAST, min(self.pace.attempt + allowance, until - now()))
+                return await once(Attempt(session=session, timeout=timeout, until=until))
             except Fault as fault:
                 self._mend(fault)
+                if self._heard > began:
+                    alive = now()
                 wait = pause * self._jitter.uniform(0.5, 1.5)
-                if not _worth_another(fault, patient) or now() + wait + ATTEMPT_LEAST > until:
+                if not _worth_another(fault, patient) or now() + wait + ATTEMPT_LEAST > min(until, alive + usual):
                     raise
             await asyncio.sleep(wait)
             pause = min(2 * pause, RETRY_PAUSE_MAX)
@@ -149,7 +174,9 @@ class Wire:
         stub = self._stub("unary_unary", method, request, reply)
         channel = self._channel
         try:
-            return await stub(request, timeout=timeout, metadata=self._headers(method, request))
+            answer = await stub(request, timeout=timeout, metadata=self._headers(method, request))
+            self._heard = asyncio.get_running_loop().time()
+            return answer
         except grpc.aio.AioRpcError as error:
             raise spanner_faults.fault(error) from error
         except asyncio.CancelledError:
@@ -157,16 +184,20 @@ class Wire:
                 raise
             raise self._gone() from None
 
-    async def stream(self, method: str, request: Any, timeout: float) -> AsyncGenerator[Any, None]:
-        """The PartialResultSets that answer `request`; at most `timeout` seconds pass between two of them."""
+    async def stream(self, method: str, request: Any, attempt: Attempt) -> AsyncGenerator[Any, None]:
+        """The PartialResultSets that answer `request`, each and all of them within the times of `attempt`."""
+        now = asyncio.get_running_loop().time
         stub = self._stub("unary_stream", method, request, types.PartialResultSet.pb())
         channel = self._channel
         replies = stub(request, metadata=self._headers(method, request))
         try:
-            while (reply := await asyncio.wait_for(replies.read(), timeout)) is not grpc.aio.EOF:
+            while (
+                reply := await asyncio.wait_for(replies.read(), min(attempt.timeout, attempt.until - now()))
+            ) is not grpc.aio.EOF:
+                self._heard = now()
                 yield reply
         except asyncio.TimeoutError:
-            raise Fault(Meaning.SLOW, f"no answer within {timeout:.1f} s") from None
+            raise Fault(Meaning.SLOW, f"no message within {attempt.timeout:.1f} s, or not the whole answer in time") from None
         except grpc.aio.AioRpcError as error:
             raise spanner_faults.fault(error) from error
         except asyncio.CancelledError:

@@ -76,6 +76,10 @@ class SqliteStore:
         """Create what is missing, and find out now whether the file can be written."""
         await self._run(self._prepare)
 
+    async def has_namespace(self) -> bool:
+        """Whether the namespace has been created. Raises as reads do."""
+        return await self._run(lambda: self._attempt(lambda connection: sqlite_sql.has_namespace(connection, self._namespace)))
+
     async def load(self) -> Snapshot:
         return await self._run(lambda: self._attempt(self._load))
 

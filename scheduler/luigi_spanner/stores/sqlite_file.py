@@ -33,6 +33,9 @@ def connect(path: str, *, seconds: float = OPEN_SECONDS) -> sqlite3.Connection:
         try:
             _require_wal(connection, path, seconds)
             connection.execute("PRAGMA synchronous = FULL")
+            # On macOS only F_FULLFSYNC reaches the medium, fsync stops at the drive's cache; elsewhere these do nothing.
+            connection.execute("PRAGMA fullfsync = ON")
+            connection.execute("PRAGMA checkpoint_fullfsync = ON")
         except BaseException:
             connection.close()
             raise

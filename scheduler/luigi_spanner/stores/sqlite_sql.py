@@ -70,6 +70,10 @@ def create_namespace(connection: sqlite3.Connection, namespace: str) -> None:
         _insert(connection, namespace, entries.genesis())
 
 
+def has_namespace(connection: sqlite3.Connection, namespace: str) -> bool:
+    return connection.execute("SELECT 1 FROM namespaces WHERE namespace = ?", (namespace,)).fetchone() is not None
+
+
 def append(connection: sqlite3.Connection, namespace: str, entry: Entry) -> None:
     """Insert `entry` and link its predecessor to it (I9). Raises Taken."""
     if not _insert(connection, namespace, entry):
@@ -111,7 +115,7 @@ def snapshot(connection: sqlite3.Connection, namespace: str) -> Snapshot | None:
     """The whole state, None when there is no such namespace. Raises InvalidStore."""
     heads = list(_entries(connection, _HEAD, (namespace,)))
     if not heads:
-        if connection.execute("SELECT 1 FROM namespaces WHERE namespace = ?", (namespace,)).fetchone():
+        if has_namespace(connection, namespace):
             raise InvalidStore(f"The journal of namespace {namespace} is empty: it was deleted by hand.")
         return None
     head = heads[0]
