@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +62,9 @@ LANES = (
 FILES = tuple(sorted(file for lane in LANES for file in lane))
 
 CONFIGURATION = "[core]\nautoload_range = true\nrpc-retry-wait = 1\n"
+
+PYTEST_ENDED = (0, 1)
+"""pytest's exit codes of a run that came to its end: all passed, or some failed."""
 
 LANE_SECONDS = 600.0
 """A lane that takes longer is killed."""
@@ -120,13 +125,9 @@ def run(store: str, files: Sequence[str], directory: Path, *, skip: Sequence[str
     return Report(
         outcomes=_outcomes(directory),
         output="\n".join(path.read_text(errors="replace") for path in sorted(directory.glob("lane*.txt"))),
-        ended=all(code in (pytest_passed, pytest_failed) for code in codes),
+        ended=all(code in PYTEST_ENDED for code in codes),
         seconds=time.monotonic() - began,
     )
-
-
-pytest_passed, pytest_failed = 0, 1
-"""pytest's exit codes of a run that came to its end."""
 
 
 def _file(test: str) -> str:
@@ -175,10 +176,8 @@ def _wait(lane: subprocess.Popen[bytes]) -> int:
 
 
 def _kill_group(lane: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(lane.pid, 9)
-    except ProcessLookupError:
-        pass
+    with suppress(ProcessLookupError):
+        os.killpg(lane.pid, signal.SIGKILL)
     lane.wait()
 
 
@@ -188,7 +187,8 @@ def _outcomes(directory: Path) -> list[Outcome]:
     found: dict[str, Outcome] = {}
     for path in sorted(directory.glob("results*.jsonl")):
         for line in path.read_text().splitlines():
-            outcome = Outcome(**json.loads(line) | {"test": json.loads(line)["test"].removeprefix("test/")})
+            fields = json.loads(line)
+            outcome = Outcome(**{**fields, "test": fields["test"].removeprefix("test/")})
             before = found.get(outcome.test)
             if before is None or worst[outcome.outcome] < worst[before.outcome]:
                 found[outcome.test] = outcome
@@ -248,6 +248,8 @@ def main() -> int:
     print(report.output)
     for test in sorted(report.tests("failed")):
         print("FAILED", test)
+    for test in sorted(report.tests("skipped")):
+        print("SKIPPED", test)
     print(report.describe())
     return 0 if report.ended else 1
 

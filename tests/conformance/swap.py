@@ -1,4 +1,4 @@
-"""A pytest plugin, loaded into the process that runs luigi's own tests: it puts ours in the place of luigi's scheduler and server.
+"""A pytest plugin, for the process that runs luigi's own tests: it puts ours in the place of luigi's scheduler and server.
 
 Environment: `CONFORMANCE_STORE` is a store URL, or `stock` to change nothing; `CONFORMANCE_RESULTS` names the file for
 results, one JSON line for each test as it ends; `CONFORMANCE_DIRECTORY` is a directory for files.
@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-TEST_SECONDS = 300.0
+TEST_SECONDS = 240.0
 """A test that takes longer hangs: all stacks are printed and the process ends. The longest on the memory store takes about
 90 s on an idle machine."""
 

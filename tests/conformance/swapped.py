@@ -11,10 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from luigi.configuration import get_config
+
 import luigi_spanner
 
 STORE = os.environ["CONFORMANCE_STORE"]
 """URL of the store under test."""
+
+DIRECTORY = Path(os.environ["CONFORMANCE_DIRECTORY"])
+"""Where files may be left."""
 
 _alive: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
@@ -43,25 +48,30 @@ def run(api_port: int = 8082, address: str | None = None, unix_socket: str | Non
 def luigid(argv: Sequence[str] = ()) -> None:
     """In place of `luigi.cmdline.luigid`, on the store that belongs to the `state_path` of the test.
 
-    A forked child cannot go on using gRPC, so for Spanner it becomes a new process. That one stays in the foreground: tests
-    of the background replace DaemonContext in their own process.
+    A forked child cannot go on using gRPC, so for Spanner it becomes a new process, with the configuration that the test has
+    set. That one stays in the foreground: tests of the background replace DaemonContext in their own process.
     """
     arguments = [*argv, *_state()]
     if STORE.startswith("spanner:"):
         in_foreground = [text for text in arguments if text != "--background"]
-        os.execv(sys.executable, [sys.executable, "-m", "luigi_spanner", "serve", *in_foreground])
+        environment = {**os.environ, "LUIGI_CONFIG_PATH": str(_written_configuration())}
+        os.execve(sys.executable, [sys.executable, "-m", "luigi_spanner", "serve", *in_foreground], environment)
     from luigi_spanner.cli import luigid as ours
 
     sys.exit(ours(arguments))
 
 
+def _written_configuration() -> Path:
+    path = DIRECTORY / f"{uuid.uuid4().hex}.cfg"
+    with path.open("w") as file:
+        get_config().write(file)
+    return path
+
+
 def _state() -> list[str]:
     """The store of a server: what a later server finds again if the test gave both the same state path. Memory ends with its
     process, so there it is a SQLite file."""
-    from luigi.configuration import get_config
-
     state_path = get_config().get("scheduler", "state_path", None) or uuid.uuid4().hex
     key = hashlib.sha256(state_path.encode()).hexdigest()[:32]
-    directory = Path(os.environ["CONFORMANCE_DIRECTORY"])
-    store = f"sqlite:///{directory / key}.db" if STORE.startswith("memory:") else STORE
+    store = f"sqlite:///{DIRECTORY / key}.db" if STORE.startswith("memory:") else STORE
     return ["--store", store, "--namespace", f"s{key}"]

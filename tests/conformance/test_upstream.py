@@ -32,7 +32,7 @@ COMMITTING = (
 )
 """The files that also run on stores that write to a disk or a network."""
 
-SKIPPED = {"worker_test.py::WorkerTest::test_run_csv_batch_job_logging"}
+SKIPPED = {"worker_test.py::MultipleWorkersTest::test_multiple_workers"}
 """What luigi itself skips."""
 
 EXCEPTIONS = tomllib.loads((Path(__file__).parent / "exceptions.toml").read_text())
