@@ -120,6 +120,10 @@ class Scheduling(Protocol):
         """Where it stands, after asking the store."""
         ...
 
+    async def ended(self) -> str:
+        """Returns once it can answer no more, with the reason as a sentence."""
+        ...
+
     def metrics(self) -> tuple[bytes, str] | None:
         """What Luigi's metrics collector exposes, and its content type; None when no collector is configured."""
         ...

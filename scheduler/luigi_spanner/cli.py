@@ -1,6 +1,7 @@
 """The command line: `luigid` as Luigi's users know it, and `luigi-spanner` with what comes on top.
 
-Exit codes: 0 done, 1 `verify` found a difference, 2 it cannot be done as asked, with one sentence on stderr that says why.
+Exit codes: 0 done, 1 `verify` found a difference or a server failed for good, 2 it cannot be done as asked, with one sentence
+on stderr that says why.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from luigi_spanner.config import (
     SETTINGS,
     STORE,
     InvalidOption,
-    Options,
     Setting,
     check_luigi,
     luigi_config,
+    namespace_of,
     resolve,
+    store_of,
 )
 
 Command = Callable[[argparse.Namespace], int]
@@ -101,36 +103,37 @@ def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting]) 
             parser.add_argument(flag, metavar=setting.metavar, help=setting.help)
 
 
-def _options(arguments: argparse.Namespace) -> Options:
-    return resolve(vars(arguments), os.environ, luigi_config())
+def _store(arguments: argparse.Namespace) -> str:
+    return store_of(vars(arguments), os.environ, luigi_config())
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from luigi_spanner.daemon import run
 
-    options = _options(arguments)
-    check_luigi(luigi_config())
+    config = luigi_config()
+    options = resolve(vars(arguments), os.environ, config)
+    check_luigi(config)
     return run(options)
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
 
-    migrate.upgrade(_options(arguments).store)
+    migrate.upgrade(_store(arguments))
     return _current(arguments)
 
 
 def _current(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
 
-    print(migrate.current(_options(arguments).store) or "no schema")
+    print(migrate.current(_store(arguments)) or "no schema")
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
 
-    migrate.check(_options(arguments).store)
+    migrate.check(_store(arguments))
     print("The schema fits this release.")
     return 0
 
@@ -138,18 +141,30 @@ def _check(arguments: argparse.Namespace) -> int:
 def _downgrade(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
 
-    migrate.downgrade(_options(arguments).store, arguments.revision)
+    migrate.downgrade(_store(arguments), arguments.revision)
     return _current(arguments)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from luigi_spanner import migrate
     from luigi_spanner.verify import verify
 
-    options = _options(arguments)
-    report = verify(options.store, options.namespace)
+    store = _store(arguments)
+    namespace = namespace_of(vars(arguments), os.environ, luigi_config())
+    _require_file(store)
+    migrate.check(store)  # opening would create or upgrade what a check must leave alone
+    report = verify(store, namespace)
     for line in report.lines():
         print(line)
     return 0 if report.clean else 1
+
+
+def _require_file(store: str) -> None:
+    from luigi_spanner.stores.location import parse
+
+    location = parse(store)
+    if location.kind == "sqlite" and not os.path.exists(location.place):
+        raise InvalidOption(f"There is no file {location.place} to verify.")
 
 
 def _version() -> str:

@@ -155,11 +155,25 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str], config: Any) -
     Raises InvalidOption, InvalidStore.
     """
     values = {setting.name: value_of(setting, flags, environ, config) for setting in SETTINGS}
-    if values["store"] is None:
-        values["store"] = _default_store(environ)
-    parse(values["store"])
-    check_namespace(values["namespace"])
+    values["store"] = store_of(flags, environ, config)
+    values["namespace"] = namespace_of(flags, environ, config)
+    if values["state_path"] is None:
+        values["state_path"] = _from_file(config, "scheduler", "state_path") or None  # Luigi's own place for it
     return Options(**values)
+
+
+def store_of(flags: Mapping[str, Any], environ: Mapping[str, str], config: Any) -> str:
+    """The store's URL alone, for commands that need no more. Raises InvalidOption, InvalidStore."""
+    store: str = value_of(STORE, flags, environ, config) or _default_store(environ)
+    parse(store)
+    return store
+
+
+def namespace_of(flags: Mapping[str, Any], environ: Mapping[str, str], config: Any) -> str:
+    """The namespace alone. Raises InvalidOption, InvalidStore."""
+    namespace: str = value_of(NAMESPACE, flags, environ, config)
+    check_namespace(namespace)
+    return namespace
 
 
 def value_of(setting: Setting, flags: Mapping[str, Any], environ: Mapping[str, str], config: Any) -> Any:
@@ -216,20 +230,26 @@ def _default_store(environ: Mapping[str, str]) -> str:
 
 def _places(name: str, flags: Mapping[str, Any], environ: Mapping[str, str], config: Any) -> list[tuple[str, Any]]:
     variable = PREFIX + name.upper()
-    dashed = name.replace("_", "-")
     return [
-        (f"--{dashed}", flags.get(name)),
-        (variable, environ.get(variable)),
-        (f"{name} in [{SECTION}]", _from_file(config, name, dashed)),
+        (f"--{name.replace('_', '-')}", flags.get(name)),
+        (variable, _from_environment(environ, variable)),
+        (f"{name} in [{SECTION}]", _from_file(config, SECTION, name)),
     ]
 
 
-def _from_file(config: Any, name: str, dashed: str) -> Any:
+def _from_environment(environ: Mapping[str, str], variable: str) -> str | None:
+    """The variable, unless it is Kubernetes' own: a Service named luigi-spanner puts tcp://ADDRESS:PORT into every pod."""
+    text = environ.get(variable)
+    injected = variable == f"{PREFIX}PORT" and text is not None and text.startswith("tcp://")
+    return None if injected else text
+
+
+def _from_file(config: Any, section: str, name: str) -> Any:
     try:
-        value = config.get(SECTION, name, None)
-        return config.get(SECTION, dashed, None) if value is None else value
+        value = config.get(section, name, None)
+        return config.get(section, name.replace("_", "-"), None) if value is None else value
     except configparser.Error as error:  # interpolation: a ${VARIABLE} that is not set
-        raise InvalidOption(f"{name} in [{SECTION}] cannot be read: {_sentence(error)}") from error
+        raise InvalidOption(f"{name} in [{section}] cannot be read: {_sentence(error)}") from error
 
 
 def _limits(config: Any) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import stat
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import luigi.process
@@ -18,13 +20,18 @@ from luigi_spanner.stores import StoreError
 
 logger = logging.getLogger(__name__)
 
+UMASK = 0o022
+"""Of a process in the background, where python-daemon leaves none: nobody else may write what it creates."""
+
+DEFAULT_LOGDIR = "/var/log/luigi"
+"""Where Luigi writes the log of a background server that names no directory (`luigi.process.daemonize`)."""
+
 
 def run(options: Options) -> int:
     """Serve in the foreground or the background; the exit code. Raises InvalidOption, CannotListen, StoreError."""
     _set_up_logging(options)
     if not options.background:
-        asyncio.run(serve(options, open_service))
-        return 0
+        return asyncio.run(serve(options, open_service))
     running = luigi.process.check_pid(options.pidfile)
     if running:
         print(f"luigid is already running as process {running}.", file=sys.stderr)
@@ -64,13 +71,24 @@ def _detach(options: Options) -> None:
     """Luigi's own way into the background, so that pid file, log file and fork are as its users know them."""
 
     def main(**_stock: object) -> None:
+        os.umask(UMASK)
+        _close_to_others(options)
         try:
-            asyncio.run(serve(options, open_service))
+            code = asyncio.run(serve(options, open_service))
         except (InvalidOption, CannotListen, StoreError) as error:
             logger.error("%s", error)
-            raise SystemExit(2) from None
+            code = 2
+        raise SystemExit(code)
 
     try:
         luigi.process.daemonize(main, pidfile=options.pidfile, logdir=options.logdir)
     except OSError as error:
         raise InvalidOption(f"Cannot go into the background: {error}.") from error
+
+
+def _close_to_others(options: Options) -> None:
+    """Take from others the right to write what was created while there was no umask."""
+    for path in (options.pidfile, os.path.join(options.logdir or DEFAULT_LOGDIR, "luigi-server.log")):
+        with suppress(FileNotFoundError, PermissionError):  # PermissionError: it was there before us, and is another's
+            if path is not None:
+                os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~UMASK)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from luigi_spanner import batch as batches
 from luigi_spanner.batch import Draft, Ran, Waiting
-from luigi_spanner.calls import StoreDown, TooLarge
+from luigi_spanner.calls import CallError, StoreDown, TooLarge
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.graph.tracker import Effect
@@ -332,7 +332,7 @@ class Replica:
     def fail(self, error: Exception) -> None:
         """Serve no more: the fault is logged, and every call is answered with it."""
         if not isinstance(error, Closed):
-            foreseen = isinstance(error, (Divergence, StoreError))
+            foreseen = isinstance(error, (Divergence, StoreError, CallError))
             logger.critical("This replica stops serving: %s", error, exc_info=None if foreseen else error)
         self._fault = error
         self.failed.set()

@@ -43,10 +43,15 @@ class Scheduler(Graph):
         **scheduler_keys: Any,
     ) -> None:
         super().__init__(config, resources, task_history_impl, **scheduler_keys)
-        self._url = store
+        self.address(store, namespace)
+        self._connect()
+
+    def address(self, url: str, namespace: str) -> None:
+        """Belong to a namespace of a store, without connecting to it yet."""
+        self._url = url
         self._namespace = namespace
         self._inside = _Inside()
-        self._connect()
+        self._pid: int | None = None
 
     def _connect(self) -> None:
         self._pid = os.getpid()
@@ -88,7 +93,7 @@ class Scheduler(Graph):
         """A forked child has no share in its parent's connections and locks. On a memory store it goes on with its copy."""
         if os.getpid() == self._pid:
             return
-        if parse(self._url).kind == "memory":
+        if self._pid is not None and parse(self._url).kind == "memory":
             self._pid = os.getpid()
             self._lock = threading.RLock()
         else:
@@ -150,8 +155,16 @@ class Scheduler(Graph):
         _drive(self._store.close())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickled scheduler is its address: the copy opens the same store. In memory the copy starts empty."""
-        return functools.partial(Scheduler, self._config, store=self._url, namespace=self._namespace), ()
+        """A pickled scheduler is its address: the copy opens the same store, once it is used. In memory it starts empty."""
+        return _restored, (self._config, self._url, self._namespace)
+
+
+def _restored(config: Any, url: str, namespace: str) -> Scheduler:
+    """An unpickled scheduler. It does not connect yet: it may only be passed on, in a forked child where gRPC cannot work."""
+    scheduler = Scheduler.__new__(Scheduler)
+    Graph.__init__(scheduler, config)
+    scheduler.address(url, namespace)
+    return scheduler
 
 
 class _Inside(threading.local):

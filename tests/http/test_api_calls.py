@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+import threading
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
@@ -17,6 +18,7 @@ from serving import Client, in_query, serving
 
 from luigi_spanner import Scheduler
 from luigi_spanner.calls import Call, RuleFailed, Status, StoreDown
+from luigi_spanner.server import api, handlers
 
 
 @pytest.fixture
@@ -129,7 +131,62 @@ def test_resources_by_any_name(client: Client) -> None:
     totals = {resource["name"]: resource["num_total"] for resource in client.call("resource_list").value}
     assert totals == {"gpu": 2, "tape": 0.5}
     assert client.call("update_resource", resource="gpu", amount=3).value is True
-    assert client.call("update_resource", resource="gpu", amount=-1).value is False
+    for amount in (-1, 1.3, "1", None, float("nan")):
+        assert client.call("update_resource", resource="gpu", amount=amount).value is False
+
+
+UNDECODABLE = "r\udce4sum\udce9.csv"
+"""A file's name in Latin-1 as Python on a UTF-8 system spells it (PEP 383)."""
+
+
+def test_a_worker_may_speak_of_files_whose_names_are_not_utf_8(client: Client, remote: RemoteScheduler) -> None:
+    remote._rpc_retry_attempts = 1
+    remote.add_worker("w", [("host", "h"), ("cwd", UNDECODABLE)])
+    remote.add_task(worker="w", task_id="A", family="F", params={"path": UNDECODABLE, UNDECODABLE: "x"}, tracking_url=UNDECODABLE)
+    remote.set_task_status_message("A", f"reads {UNDECODABLE}")
+    remote.add_task(worker="w", task_id="A", family="F", status="FAILED", expl=f"no {UNDECODABLE}")
+    remote.announce_scheduling_failure(
+        worker="w", task_name="A", family="F", params={"path": UNDECODABLE}, expl=f"no {UNDECODABLE}", owners=[]
+    )
+    assert remote.get_task_status_message("A")["statusMessage"] == f"reads {UNDECODABLE}"
+    assert remote.fetch_error("A")["error"] == f"no {UNDECODABLE}"
+    assert client.tasks()["A"]["params"] == {"path": UNDECODABLE, UNDECODABLE: "x"}
+    (worker,) = client.call("worker_list").value
+    assert worker["cwd"] == UNDECODABLE
+
+
+@pytest.mark.parametrize("priority", [math.inf, -math.inf, 10**30, pytest.param(10**400, id="huge"), True, 0.5])
+def test_any_priority_that_is_a_number(client: Client, priority: float) -> None:
+    assert client.call("add_task", worker="w", task_id="A", family="F", priority=priority).value is None
+    assert client.call("add_task", worker="w", task_id="B", family="F", deps=["A"]).value is None
+    assert client.tasks()["A"]["priority"] == max(priority, 0)
+    assert client.call("get_work", worker="w", host="h").value["task_id"] == "A"
+
+
+def test_amounts_that_are_true_or_false_are_numbers(client: Client) -> None:
+    client.call("update_resources", gpu=True)
+    assert client.call("update_resource", resource="tape", amount=True).value is True
+    assert client.call("add_task", worker="w", task_id="A", family="F", resources={"gpu": True, "tape": False}).value is None
+    assert client.tasks()["A"]["resources"] == {"gpu": 1, "tape": 0}
+    assert all(type(amount) is int for amount in client.tasks()["A"]["resources"].values())
+    totals = [limit["num_total"] for limit in client.call("resource_list").value]
+    assert totals == [1, 1] and all(type(total) is int for total in totals)
+
+
+@pytest.mark.parametrize("flag", [1, 0, "yes", "", 2.5, None])
+def test_flags_are_any_scalar(client: Client, flag: object) -> None:
+    flags = dict.fromkeys(("runnable", "batchable", "accepts_messages", "assistant"), flag)
+    assert client.call("add_task", worker="w", task_id="A", family="F", **flags).value is None
+    assert client.call("get_work", worker="w", host="h", assistant=flag).value["task_id"] == ("A" if flag else None)
+
+
+@pytest.mark.parametrize("progress", [math.nan, math.inf, "half", True, 10**30])
+def test_progress_is_any_scalar(client: Client, progress: object) -> None:
+    client.call("add_task", worker="w", task_id="A", family="F")
+    assert client.call("set_task_progress_percentage", task_id="A", progress_percentage=progress).value is None
+    (shown,) = [client.call("get_task_progress_percentage", task_id="A").value["progressPercentage"]]
+    assert repr(shown) == repr(progress)
+    assert client.call("add_task", worker="w", task_id="B", family="F").value is None
 
 
 def test_the_request_id_of_the_caller_is_kept(client: Client) -> None:
@@ -155,6 +212,7 @@ def test_a_bug_in_a_rule_is_a_500_whose_id_the_log_has(client: Client, caplog: p
     assert answer.headers["X-Request-Id"] == request_id
     assert request_id in caplog.text
     assert "IndexError" in caplog.text
+    assert caplog.text.count(request_id) == 1
     assert client.tasks() == before
 
 
@@ -182,6 +240,9 @@ class Failing:
     async def status(self) -> Status:
         return Status(ready=False, reasons=("It is lost.",), replica="r", namespace="n", applied=1, watermark=0)
 
+    async def ended(self) -> str:
+        return "It is lost."
+
     def metrics(self) -> tuple[bytes, str] | None:
         return b"luigi_x 1\n", "text/plain; version=0.0.4"
 
@@ -204,6 +265,13 @@ def test_a_store_that_is_down() -> None:
         assert answer.json["error"]["code"] == "store_down"
         ready = client.get("/readyz")
         assert (ready.status, ready.json["reasons"]) == (503, ["It is lost."])
+
+
+@pytest.mark.parametrize("verb", ["GET", "HEAD"])
+def test_health_after_the_end(memory: Client, verb: str) -> None:
+    with failing(StoreDown("It is lost.")) as client:
+        assert client.request(verb, "/healthz").status == 503
+    assert memory.request(verb, "/healthz").status == 200
 
 
 def test_a_bug_of_ours_is_json_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -264,7 +332,7 @@ def test_a_call_whose_caller_has_gone_is_marked() -> None:
         connection = client.connect()
         connection.request("GET", in_query("get_work", worker="w"))
         while not gone:
-            assert client.get("/healthz").status == 200
+            client.get("/healthz")
         assert not gone[0].abandoned
         connection.close()
         for _ in range(1000):
@@ -272,3 +340,38 @@ def test_a_call_whose_caller_has_gone_is_marked() -> None:
                 break
             client.get("/healthz")
         assert gone[0].abandoned
+
+
+def test_a_large_call_does_not_hold_up_the_others() -> None:
+    """While the form and the JSON of a large call are read, others are answered: before, they waited for all of it."""
+    running, started = threading.Event(), threading.Event()
+
+    class Slow(Failing):
+        async def call(self, call: Call) -> str:
+            return "null"
+
+    def slowly(query: str, headers: object, body: bytes) -> str:
+        if len(body) >= handlers.LARGE_BYTES:
+            started.set()
+            assert running.wait(20)
+        return api.payload_of(query, headers, body)  # type: ignore[arg-type]
+
+    async def opening() -> Slow:
+        return Slow(RuntimeError())
+
+    with pytest.MonkeyPatch.context() as patch, serving(opening) as client:
+        patch.setattr(handlers, "payload_of", slowly)  # holds the reading of the large body open for as long as is needed
+        large = client.connect()
+        body = urlencode({"data": json.dumps({"worker": "w", "task_id": "A", "expl": "x" * handlers.LARGE_BYTES})})
+        large.request("POST", "/api/add_task", body, {"Content-Type": "application/x-www-form-urlencoded"})
+        assert started.wait(20)
+        assert client.call("ping", worker="w").status == 200
+        running.set()
+        assert large.getresponse().status == 200
+        large.close()
+
+
+def test_a_large_call_is_checked_like_any_other(memory: Client) -> None:
+    assert memory.call("add_task", worker="w", task_id="A", family="F", expl="x" * 1_000_000).value is None
+    refused = memory.call("add_task", worker="w", task_id="A", deps="x" * 1_000_000)
+    assert (refused.status, refused.json["error"]["code"]) == (400, "bad_request")

@@ -76,6 +76,75 @@ def test_a_state_path_is_accepted_and_not_used(serve: Callable[..., Process], tm
     assert not (tmp_path / "old.pickle").exists()
 
 
+def test_luigi_s_own_state_path_and_history_are_told_of(serve: Callable[..., Process], tmp_path: Path) -> None:
+    (tmp_path / "luigi.cfg").write_text("[scheduler]\nstate_path = old.pickle\nrecord_task_history = true\n")
+    process = serve("--store", "sqlite:///a.db")
+    process.line("old.pickle is not used: the state lives in sqlite:///a.db")
+    process.line("WARNING: record_task_history is set, but")
+
+
+def test_a_port_that_kubernetes_set(serve: Callable[..., Process], tmp_path: Path) -> None:
+    (tmp_path / "luigi.cfg").write_text("[luigi_spanner]\nport = 0\n")
+    process = serve("--store", "memory://", listen=("--address", "127.0.0.1"), LUIGI_SPANNER_PORT="tcp://10.96.0.7:8082")
+    assert process.client().get("/healthz").status == 200
+
+
+def break_journal(path: Path) -> None:
+    """Append an entry that does not fit: every replica that reads it must stop serving."""
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as database:
+        database.row_factory = sqlite3.Row
+        row = dict(database.execute("SELECT * FROM journal ORDER BY seq DESC LIMIT 1").fetchone())
+        row.update(seq=row["seq"] + 1, commit_id="broken", digest="0" * 32)
+        columns, places = ", ".join(row), ", ".join("?" * len(row))
+        database.execute(f"INSERT INTO journal ({columns}) VALUES ({places})", tuple(row.values()))
+
+
+def test_a_replica_that_can_serve_no_more_ends(serve: Callable[..., Process], tmp_path: Path) -> None:
+    process = serve("--store", "sqlite:///a.db")
+    process.client().call("add_task", worker="w", task_id="A", family="F")
+    break_journal(tmp_path / "a.db")
+    process.line("CRITICAL: This replica can serve no more: .*digest")
+    process.line("has stopped")
+    assert process.exit_code() == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux to wait for a process in the background")
+def test_a_replica_in_the_background_that_can_serve_no_more_ends(tmp_path: Path, background: list[str]) -> None:
+    adopt = (
+        "import ctypes, os, subprocess, sys\n"
+        "ctypes.CDLL(None).prctl(36, 1)\n"  # PR_SET_CHILD_SUBREAPER: orphans become this process's children
+        "subprocess.run([sys.executable, '-m', 'luigi_spanner', *sys.argv[1:]], check=True)\n"
+        "print(os.waitstatus_to_exitcode(os.wait()[1]))\n"  # the one in between, which ends at once
+        "print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    command = [sys.executable, "-c", adopt, "serve", *background]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(HOME=str(tmp_path)), stdout=subprocess.PIPE, text=True
+    ) as adopting:
+        try:
+            awaited(tmp_path / "logs/luigi-server.log", "serves namespace")
+            break_journal(tmp_path / "a.db")
+            assert adopting.communicate(timeout=PATIENCE)[0].split() == ["0", "1"]
+        finally:
+            adopting.kill()
+    awaited(tmp_path / "logs/luigi-server.log", "This replica can serve no more")
+
+
+def test_an_upload_that_stalls_does_not_delay_the_end(serve: Callable[..., Process]) -> None:
+    process = serve("--store", "memory://", "--hold", "60")
+    client = process.client()
+    stalled = client.connect()
+    stalled.putrequest("POST", "/api/ping")
+    stalled.putheader("Content-Type", "application/x-www-form-urlencoded")
+    stalled.putheader("Content-Length", "100")
+    stalled.endheaders(b"data=")
+    await_taken(stalled)
+    assert client.get("/healthz").status == 200  # and with that the upload has begun
+    process.signal(signal.SIGTERM)
+    assert process.exit_code() == 0  # well before the 62 s for which an accepted call may be waited for
+    stalled.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signals_end_it_in_good_order(serve: Callable[..., Process], number: signal.Signals) -> None:
     process = serve("--store", "memory://")
@@ -290,6 +359,9 @@ def test_the_background(tmp_path: Path, background: list[str]) -> None:
     assert second.returncode == 0
     assert f"already running as process {pid}" in second.stderr
 
+    for path in (log, tmp_path / "run/deep/luigid.pid", tmp_path / "a.db"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0, path
+
     os.kill(pid, signal.SIGTERM)
     awaited(log, "has stopped")
     assert "Traceback" not in log.read_text()
@@ -366,3 +438,24 @@ def test_verify(serve: Callable[..., Process], tmp_path: Path) -> None:
     broken = finished("verify", "--store", "sqlite:///a.db", directory=tmp_path)
     assert broken.returncode == 1
     assert "A" in broken.stdout
+
+
+def test_verify_creates_nothing(tmp_path: Path) -> None:
+    absent = finished("verify", "--store", "sqlite:///absent.db", directory=tmp_path)
+    assert (absent.returncode, absent.stderr) == (2, "There is no file absent.db to verify.\n")
+    default = finished("verify", directory=tmp_path)
+    assert default.returncode == 2 and default.stderr.startswith("There is no file ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_upgrades_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.db").touch()
+    done = finished("verify", "--store", "sqlite:///a.db", directory=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "luigi-spanner db upgrade" in done.stderr
+    assert finished("db", "current", "--store", "sqlite:///a.db", directory=tmp_path).stdout == "no schema\n"
+
+
+def test_the_schema_s_commands_read_no_options_of_the_server(tmp_path: Path) -> None:
+    done = finished("db", "upgrade", "--store", "sqlite:///a.db", directory=tmp_path, LUIGI_SPANNER_HOLD="long")
+    assert (done.returncode, done.stderr) == (0, "")

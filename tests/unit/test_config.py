@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from luigi.configuration import LuigiConfigParser, LuigiTomlParser
 
-from luigi_spanner.config import PREFIX, SETTINGS, InvalidOption, Options, resolve
+from luigi_spanner.config import PREFIX, SETTINGS, InvalidOption, Options, namespace_of, resolve, store_of
 from luigi_spanner.stores import InvalidStore
 
 HOME = {"XDG_STATE_HOME": "/state"}
@@ -71,6 +71,34 @@ def test_precedence() -> None:
 
 def test_an_empty_variable_is_none() -> None:
     assert options(environ={"LUIGI_SPANNER_PORT": ""}, text="[luigi_spanner]\nport = 1\n").port == 1
+
+
+def test_the_port_of_a_kubernetes_service_is_none() -> None:
+    """A Service named luigi-spanner sets such a variable in every pod of its namespace."""
+    injected = {"LUIGI_SPANNER_PORT": "tcp://10.96.0.7:8082"}
+    assert options(environ=injected).port == 8082
+    assert options(environ=injected, text="[luigi_spanner]\nport = 1\n").port == 1
+    with pytest.raises(InvalidOption, match="LUIGI_SPANNER_HOLD"):
+        options(environ={"LUIGI_SPANNER_HOLD": "tcp://10.96.0.7:8082"})
+
+
+def test_commands_that_need_a_store_alone_read_no_more() -> None:
+    broken = parser("[luigi_spanner]\nport = many\nhold = long\nnamespace = blue\n")
+    assert store_of({"store": "memory://"}, HOME, broken) == "memory://"
+    assert store_of({}, HOME, broken) == "sqlite:////state/luigi-spanner/luigi.db"
+    assert namespace_of({}, HOME, broken) == "blue"
+    with pytest.raises(InvalidStore):
+        store_of({"store": "x"}, HOME, broken)
+    with pytest.raises(InvalidStore):
+        namespace_of({"namespace": "a/b"}, HOME, broken)
+
+
+@pytest.mark.filterwarnings("ignore:.*dashes:DeprecationWarning")
+@pytest.mark.parametrize("key", ["state_path", "state-path"])
+def test_luigi_s_own_state_path(key: str) -> None:
+    text = f"[scheduler]\n{key} = /var/state.pickle\n"
+    assert options(text=text).state_path == "/var/state.pickle"
+    assert options({"state_path": "flag"}, text=text).state_path == "flag"
 
 
 def test_variables_inside_the_file(monkeypatch: pytest.MonkeyPatch) -> None:

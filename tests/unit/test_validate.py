@@ -89,12 +89,30 @@ def test_numbers() -> None:
     for wrong in (math.inf, math.nan, 2**63, True, "1", None, []):
         assert validate.number(wrong)
     assert validate.limit(math.nan) and validate.limit(True) and validate.amount(-0.1) and validate.whole(1.0)
-    assert validate.rank(True) is None
+    for right in (True, False, math.inf, -math.inf, 10**400, 0.5):
+        assert validate.rank(right) is None
+    assert validate.rank(math.nan) and validate.rank("1") and validate.rank(None)
+
+
+def test_scalars() -> None:
+    for right in (None, True, 0, math.nan, math.inf, "", "yes", 10**30):
+        assert validate.scalar(right) is None
+    assert validate.scalar([]) and validate.scalar({})
+
+
+def test_true_and_false_are_amounts() -> None:
+    arguments = {"worker": "w", "task_id": "t", "resources": {"gpu": True, "tape": 0.5, "disk": False}}
+    METHODS["add_task"].check(arguments)
+    assert repr(arguments["resources"]) == "{'gpu': 1, 'tape': 0.5, 'disk': 0}"
+    limits = {"gpu": True, "amount": 2}
+    METHODS["update_resources"].check(limits)
+    assert repr(limits) == "{'gpu': 1, 'amount': 2}"
 
 
 def test_identifiers() -> None:
     longest = "x" * validate.ID_BYTES
     assert validate.identifier(longest) is validate.identifier("ä" * (validate.ID_BYTES // 2)) is None
+    assert validate.identifier("a\udce4") and validate.text("a\udce4") is None
     assert validate.identifier(longest + "x") and validate.identifier("ä" * (validate.ID_BYTES // 2 + 1))
 
 

@@ -5,6 +5,7 @@ Plain functions that know no request handler, so that another front end can use 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import tornado.httputil
 
-from luigi_spanner.calls import ANONYMOUS, BadRequest, Call, CallError, Principal, Scheduling, StoreDown
+from luigi_spanner.calls import ANONYMOUS, BadRequest, Call, CallError, Principal, RuleFailed, Scheduling, StoreDown
 from luigi_spanner.server.validate import Methods, find, parse
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ async def answer(scheduling: Scheduling, call: Call) -> Reply:
 
 
 def refusal(error: CallError, request_id: str, *, logged: bool = True) -> Reply:
-    """The reply to a call that ended with `error`; what is not the caller's fault is logged."""
-    if logged and error.status >= 500:
+    """The reply to a call that ended with `error`; what is not the caller's fault is logged, unless it has been."""
+    if logged and error.status >= 500 and not isinstance(error, RuleFailed):  # whoever ran the rule has the traceback
         logger.error("Call %s: %s", request_id, error)
     extra = {"Retry-After": str(error.retry_after)} if isinstance(error, StoreDown) else {}
     return wording(error.status, error.code, str(error), request_id, extra)
@@ -79,6 +80,14 @@ def wording(status: int, code: str, message: str, request_id: str, extra: Mappin
 def identify(offered: str | None, ids: Callable[[], str]) -> str:
     """The id that the caller offered when it is fit for a log line, else the next of `ids`."""
     return offered if offered is not None and _REQUEST_ID.fullmatch(offered) else ids()
+
+
+async def is_over(scheduling: Scheduling) -> bool:
+    """Whether `scheduling` can answer no more."""
+    ended = asyncio.ensure_future(scheduling.ended())
+    done, _ = await asyncio.wait({ended}, timeout=0)
+    ended.cancel()
+    return bool(done)
 
 
 def payload_of(query: str, headers: Mapping[str, str], body: bytes) -> str:

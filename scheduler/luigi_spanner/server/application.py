@@ -59,7 +59,7 @@ def app(
             (r"/", RootHandler),
             (r"/(?:tasklist|history)(?:/.*)?", HistoryHandler),
             (r"/metrics", MetricsHandler, given),
-            (r"/healthz", HealthHandler),
+            (r"/healthz", HealthHandler, given),
             (r"/readyz", ReadyHandler, given),
         ],
         static_path=os.path.join(os.path.dirname(luigi.__file__), "static"),

@@ -1,4 +1,4 @@
-"""The door: counts the requests inside, and lets no more in once it is closed."""
+"""The door: counts the calls inside, and lets no more in once it is closed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Door:
-    """Counts requests from their headers to their reply. Used from one event loop."""
+    """Counts calls from the end of their request to their reply. Used from one event loop."""
 
     def __init__(self) -> None:
         self.open = True
@@ -15,14 +15,14 @@ class Door:
         self._empty.set()
 
     def enter(self) -> bool:
-        """Whether the request may come in. It leaves once, through `leave`."""
+        """Whether the call may come in. It leaves once, through `leave`."""
         if self.open:
             self._inside += 1
             self._empty.clear()
         return self.open
 
     def leave(self) -> None:
-        """A request that had come in has its reply, or its caller has gone."""
+        """A call that had come in has its reply, or its caller has gone."""
         self._inside -= 1
         if self._inside == 0:
             self._empty.set()

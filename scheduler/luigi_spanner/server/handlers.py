@@ -14,7 +14,7 @@ import tornado.web
 
 from luigi_spanner._version import __version__
 from luigi_spanner.calls import Call, CallError, Scheduling, StoreDown, TooLarge
-from luigi_spanner.server.api import Reply, accept, answer, failure, identify, payload_of, refusal, wording
+from luigi_spanner.server.api import Reply, accept, answer, failure, identify, is_over, payload_of, refusal, wording
 from luigi_spanner.server.cors import preflight_headers, reply_headers
 from luigi_spanner.server.door import Door
 from luigi_spanner.server.validate import Methods
@@ -25,6 +25,9 @@ DRAIN_BYTES = 64 * 1024 * 1024
 
 READY_SECONDS = 5.0
 """How long `/readyz` waits for the store before it says that it does not answer; probes commonly give up after ten."""
+
+LARGE_BYTES = 256 * 1024
+"""Bodies from this size on are read in a thread: decoding a form takes about 0.1 s a megabyte, in which pings would wait."""
 
 HISTORY_OFF = """<!DOCTYPE html>
 <html lang="en">
@@ -56,6 +59,7 @@ class ApiHandler(tornado.web.RequestHandler):
         self._body = bytearray()
         self._too_large = False
         self._inside = False
+        self._gone = False
         self._call: Call | None = None
         self.set_header("X-Request-Id", self._request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
@@ -64,10 +68,8 @@ class ApiHandler(tornado.web.RequestHandler):
         if self.request.method == "OPTIONS":
             return
         self._add_headers(reply_headers(self.request.headers.get("Origin")))
-        self._inside = self._service.door.enter()
-        if not self._inside:
-            self._leave_for_good()
-            self._send(refusal(StoreDown("This replica is shutting down; ask again."), self._request_id))
+        if not self._service.door.open:
+            self._send_shut()
             return
         connection = self.request.connection
         if isinstance(connection, tornado.http1connection.HTTP1Connection):
@@ -89,18 +91,30 @@ class ApiHandler(tornado.web.RequestHandler):
         if self._too_large:
             self._send_too_large()
             return
-        try:
-            payload = payload_of(self.request.query, self.request.headers, bytes(self._body))
-            self._body.clear()
-            self._call = accept(self._service.methods, name or "", payload, request_id=self._request_id)
-        except CallError as error:
-            self._send(refusal(error, self._request_id))
+        self._inside = self._service.door.enter()  # not before: a body that stalls must not delay shutting down
+        if not self._inside:
+            self._send_shut()
             return
-        reply = await answer(self._service.scheduling, self._call)
-        if not self._call.abandoned:
+        reply = await self._reply(name or "")
+        if not self._gone:
             self._send(reply)
 
     post = get
+
+    async def _reply(self, name: str) -> Reply:
+        body = bytes(self._body)
+        self._body.clear()
+        try:
+            call = await asyncio.to_thread(self._read, name, body) if len(body) >= LARGE_BYTES else self._read(name, body)
+        except CallError as error:
+            return refusal(error, self._request_id)
+        call.abandoned = self._gone
+        self._call = call
+        return await answer(self._service.scheduling, call)
+
+    def _read(self, name: str, body: bytes) -> Call:
+        payload = payload_of(self.request.query, self.request.headers, body)
+        return accept(self._service.methods, name, payload, request_id=self._request_id)
 
     def options(self, name: str | None = None) -> None:
         self._add_headers(preflight_headers(self.request.headers.get("Origin")))
@@ -108,6 +122,7 @@ class ApiHandler(tornado.web.RequestHandler):
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self._gone = True
         if self._call is not None:
             self._call.abandoned = True
         self._leave()
@@ -134,6 +149,10 @@ class ApiHandler(tornado.web.RequestHandler):
         self._leave_for_good()
         limit = self._service.max_body_bytes
         self._send(refusal(TooLarge(f"The body is larger than {limit} bytes."), self._request_id))
+
+    def _send_shut(self) -> None:
+        self._leave_for_good()
+        self._send(refusal(StoreDown("This replica is shutting down; ask again."), self._request_id))
 
     def _leave_for_good(self) -> None:
         self.set_header("Connection", "close")
@@ -190,13 +209,17 @@ class MetricsHandler(tornado.web.RequestHandler):
 
 
 class HealthHandler(tornado.web.RequestHandler):
-    """`/healthz`: the process lives."""
+    """`/healthz`: the process lives; 503 once the replica can answer no more, and only a new process will."""
 
-    def get(self) -> None:
-        self.finish({"status": "alive", "version": __version__})
+    def initialize(self, service: Service) -> None:
+        self._service = service
 
-    def head(self) -> None:
-        self.set_status(200)
+    async def get(self) -> None:
+        over = await is_over(self._service.scheduling)
+        self.set_status(503 if over else 200)
+        self.finish({"status": "ended" if over else "alive", "version": __version__})
+
+    head = get
 
 
 class ReadyHandler(tornado.web.RequestHandler):

@@ -1,4 +1,4 @@
-"""The life of one server: bind, start the scheduler, answer, and on a signal finish what was accepted."""
+"""The life of one server: bind, start the scheduler, answer, and at the end finish what was accepted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import luigi
+import luigi.scheduler
 import tornado.httpserver
 import tornado.netutil
 
@@ -29,26 +30,36 @@ LINGER_SECONDS = 2.0
 """How long shutting down waits beyond the longest time that a call may be held."""
 
 
+BODY_SECONDS = 30.0
+"""How long a body may take to arrive: three times what Luigi's own client waits, by default, for a whole reply."""
+
+IDLE_SECONDS = 620.0
+"""How long a connection waits for its next headers: Google Cloud's load balancers keep theirs for 600 s and want more here."""
+
+
 class CannotListen(Exception):
     """The address cannot be bound. The message is one sentence for the person who configured it."""
 
 
-async def serve(options: Options, opening: Callable[[Options], Awaitable[Scheduling]]) -> None:
-    """Serve until a signal, then return once everything accepted is answered and the store is released.
+async def serve(options: Options, opening: Callable[[Options], Awaitable[Scheduling]]) -> int:
+    """Serve until a signal or until the replica can serve no more, then answer everything accepted and release the store.
 
-    `opening` makes the scheduler; it is called after the address is ours, so that a second server on the same port
-    touches no store. Raises CannotListen, StoreError.
+    The exit code: 0 after a signal, 1 after a failure, so that whoever supervises the process starts another. `opening` makes
+    the scheduler; it is called after the address is ours, so that a second server on the same port touches no store. Raises
+    CannotListen, StoreError.
     """
     stopping = _stop_event()
     sockets = bind(options)
+    code = 0
     try:
         scheduling = await _unless(stopping, _started(options, opening))
         if scheduling is not None:
-            await _answer(options, scheduling, sockets, stopping)
+            code = await _answer(options, scheduling, sockets, stopping)
     finally:
         for listening in sockets:
             listening.close()
     logger.info("luigi-spanner has stopped")
+    return code
 
 
 def bind(options: Options) -> list[socket.socket]:
@@ -75,15 +86,20 @@ async def _started(options: Options, opening: Callable[[Options], Awaitable[Sche
     return scheduling
 
 
-async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event) -> None:
+async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event) -> int:
     door = Door()
     server = tornado.httpserver.HTTPServer(
-        app(scheduling, max_body_bytes=options.max_body_bytes, door=door), max_body_size=options.max_body_bytes
+        app(scheduling, max_body_bytes=options.max_body_bytes, door=door),
+        max_body_size=options.max_body_bytes,
+        body_timeout=BODY_SECONDS,
+        idle_connection_timeout=IDLE_SECONDS,
     )
     server.add_sockets(sockets)
     _announce(options, sockets)
     try:
-        await stopping.wait()
+        failure = await _end(scheduling, stopping)
+        if failure is not None:
+            logger.critical("This replica can serve no more: %s", failure)
         logger.info("luigi-spanner stops: no new calls, those accepted are answered")
     finally:
         server.stop()
@@ -91,6 +107,19 @@ async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket
             await asyncio.wait_for(door.close(), options.hold + LINGER_SECONDS)
         await scheduling.stop()
         await server.close_all_connections()
+    return 0 if failure is None else 1
+
+
+async def _end(scheduling: Scheduling, stopping: asyncio.Event) -> str | None:
+    """Waits for the end; why the replica can serve no more, None after a signal."""
+    ended = asyncio.ensure_future(scheduling.ended())
+    signalled = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({ended, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        return ended.result() if ended.done() else None
+    finally:
+        ended.cancel()
+        signalled.cancel()
 
 
 def _announce(options: Options, sockets: list[socket.socket]) -> None:
@@ -104,6 +133,8 @@ def _announce(options: Options, sockets: list[socket.socket]) -> None:
     )
     if options.state_path is not None:
         logger.info("The state path %s is not used: the state lives in %s", options.state_path, options.store)
+    if luigi.scheduler.scheduler().record_task_history:
+        logger.warning("record_task_history is set, but this release keeps and serves no task history")
     if any(_open_to_others(listening) for listening in sockets):
         logger.warning("Whoever reaches this address may change the task graph: nothing authenticates callers")
 

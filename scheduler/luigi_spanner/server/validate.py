@@ -2,7 +2,8 @@
 
 One small check per kind of value, and tables that say which argument is of which kind. A value passes exactly when
 the scheduler's rules can work with it now and later: an amount that is no number would be stored without complaint
-and then fail other workers' calls. Methods and arguments that a later Luigi adds are checked for their names only.
+and then fail other workers' calls. What harms nobody passes, since a refusal costs a worker its life. Methods and
+arguments that a later Luigi adds are checked for their names only.
 """
 
 from __future__ import annotations
@@ -46,18 +47,25 @@ def anything(value: Any) -> str | None:
     return None
 
 
+def scalar(value: Any) -> str | None:
+    """Anything but a list or an object."""
+    return f" must not be {_kind(value)}" if isinstance(value, (list, dict)) else None
+
+
 def text(value: Any) -> str | None:
-    """A string."""
+    """A string. Half of a surrogate pair is text, too: so Python spells the bytes of file names that are not UTF-8."""
     return None if isinstance(value, str) else f" must be a string, not {_kind(value)}"
 
 
 def identifier(value: Any) -> str | None:
-    """A string that can be part of a key."""
+    """A string that can be part of a key: databases compare keys as UTF-8."""
     if not isinstance(value, str):
         return text(value)
-    if len(value) * 4 > ID_BYTES and len(value.encode()) > ID_BYTES:
-        return f" is longer than {ID_BYTES} bytes"
-    return None
+    try:
+        size = len(value) if value.isascii() else len(value.encode())
+    except UnicodeEncodeError:
+        return " must be Unicode: it holds half of a surrogate pair"
+    return f" is longer than {ID_BYTES} bytes" if size > ID_BYTES else None
 
 
 def boolean(value: Any) -> str | None:
@@ -90,17 +98,24 @@ def whole(value: Any) -> str | None:
     return fault
 
 
+def count(value: Any) -> str | None:
+    """A finite number that fits into 64 bits; true and false count as 1 and 0."""
+    return None if isinstance(value, bool) else number(value)
+
+
 def amount(value: Any) -> str | None:
-    """A finite number, not below zero."""
-    fault = number(value)
+    """A count that is not below zero."""
+    fault = count(value)
     if fault is None and value < 0:
         return " must not be negative"
     return fault
 
 
 def rank(value: Any) -> str | None:
-    """A finite number; true and false too, since a task's priority may be a comparison."""
-    return None if isinstance(value, bool) else number(value)
+    """What tasks can be ordered by: any number, however large, but not NaN. A task's priority may be a comparison."""
+    if not isinstance(value, (int, float)):
+        return f" must be a number, not {_kind(value)}"
+    return " must not be NaN" if value != value else None  # math.isnan fails on integers beyond floats
 
 
 def status(value: Any) -> str | None:
@@ -184,10 +199,10 @@ def worker_info(value: Any) -> str | None:
 AMOUNTS = mapping(amount, identifier)
 
 ARGUMENTS: Mapping[str, Check] = {
-    "accepts_messages": optional(boolean),
-    "assistant": optional(boolean),
+    "accepts_messages": scalar,
+    "assistant": scalar,
     "batch_id": optional(identifier),
-    "batchable": optional(boolean),
+    "batchable": scalar,
     "batched_args": each(text),
     "current_tasks": optional(each(identifier)),
     "decrease_resources": AMOUNTS,
@@ -208,11 +223,11 @@ ARGUMENTS: Mapping[str, Check] = {
     "param_visibilities": optional(mapping(whole)),
     "params": optional(mapping(anything)),
     "priority": rank,
-    "progress_percentage": optional(number),
+    "progress_percentage": scalar,
     "resource": identifier,
     "resources": optional(AMOUNTS),
     "retry_policy_dict": optional(retry_policy),
-    "runnable": optional(boolean),
+    "runnable": scalar,
     "search": optional(text),
     "statistics": mapping(anything),
     "status": status,
@@ -233,7 +248,8 @@ EXCEPTIONS: Mapping[tuple[str, str], Check] = {
     ("forgive_failures", "task_id"): optional(identifier),
     ("mark_as_done", "task_id"): optional(identifier),
     ("task_list", "status"): status_filter,
-    ("update_resource", "amount"): number,
+    # Luigi's rule looks at it itself, and answers false.
+    ("update_resource", "amount"): anything,
 }
 """Where one method differs from the rest."""
 
@@ -248,6 +264,9 @@ ALSO_REQUIRED: Mapping[str, frozenset[str]] = {
 COLLECTED: Mapping[str, Check] = {"update_resources": amount}
 """Methods whose own arguments are whatever names the caller gives: what each of them holds."""
 
+COUNTED = frozenset({"amount", "decrease_resources", "resources"})
+"""Arguments whose true and false become 1 and 0, so that rows and replies hold numbers."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
@@ -259,7 +278,7 @@ class Method:
     rest: Check | None
 
     def check(self, arguments: dict[str, Any]) -> None:
-        """Raises BadRequest naming the first fault of `arguments`."""
+        """Raises BadRequest naming the first fault of `arguments`; makes numbers of amounts that are true or false."""
         for name in sorted(self.required):
             if name not in arguments:
                 raise BadRequest(f"{self.name} needs the argument {quoted(name)}.")
@@ -270,6 +289,8 @@ class Method:
             fault = check(value) or identifier(name)
             if fault is not None:
                 raise BadRequest(f"{name[:64]}{fault}.")
+            if name in COUNTED or check is amount:
+                arguments[name] = _counted(value)
 
 
 Methods = Mapping[str, Method]
@@ -309,7 +330,6 @@ def parse(payload: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise BadRequest(f"The arguments must be a JSON object, not {_kind(arguments)}.")
     _check_depth(payload, arguments)
-    _check_text(payload, arguments)
     return arguments
 
 
@@ -328,14 +348,10 @@ def _inside(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value
 
 
-def _check_text(payload: str, arguments: dict[str, Any]) -> None:
-    if "\\ud" not in payload and "\\uD" not in payload:
-        return  # the payload itself was UTF-8, so only an escape can name half of a character
-    for name, value in arguments.items():
-        try:
-            json.dumps({name: value}, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise BadRequest(f"{quoted(name)} holds text that is not Unicode: half of a surrogate pair.") from None
+def _counted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _counted(item) for name, item in value.items()}
+    return int(value) if isinstance(value, bool) else value
 
 
 def _method(name: str, function: Callable[..., Any]) -> Method:
