@@ -10,6 +10,13 @@ ADDRESS ?= 127.0.0.1
 PORT ?= 8082
 # More arguments for pytest: make test-fast PYTEST_ARGS="-k journal -x".
 PYTEST_ARGS ?=
+# What `make bench` measures: SUITE=quick|full, ONLY=part of a scenario's name, REPEATS and SEED.
+SUITE ?= full
+ONLY ?=
+REPEATS ?=
+SEED ?=
+# How many calls `make differential` plays; without SEED it draws one and prints it.
+CALLS ?= 20000
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -41,6 +48,9 @@ conformance: venv  ## Luigi's own test suite, run on our scheduler and server
 endtoend: venv  ## Unmodified workers, real processes, kill -9
 	$(PYTEST) tests/endtoend
 
+differential: venv  ## Random calls on stock Luigi and on ours, compared: CALLS=1000000 SEED=...
+	$(BIN)/python tests/differential/campaign.py --calls $(CALLS) $(if $(SEED),--seed $(SEED))
+
 lint: venv  ## Check style and layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,6 +72,10 @@ matrix:  ## Types and every test on each Python 3.10 to 3.13 found here
 lock:  ## Resolve tests/constraints.txt anew, on Python 3.10 to 3.13
 	@pythons=$$(.ci/pythons) && $${pythons##*[[:space:]]} .ci/lock $$pythons
 
+bench: venv  ## Stock luigid and ours side by side; SUITE=quick|full ONLY= REPEATS= SEED=
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks --suite $(SUITE) $(if $(ONLY),--only "$(ONLY)") $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SEED),--seed $(SEED))
+
 dist: venv  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m pip install --quiet "build>=1.2,<2"
 	rm -rf build dist
@@ -71,4 +85,4 @@ clean:  ## Remove everything that these tasks made
 	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
 	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv run test pytest test-fast conformance endtoend lint format types matrix lock dist clean
+.PHONY: help venv run test pytest test-fast conformance endtoend differential lint format types matrix lock bench dist clean

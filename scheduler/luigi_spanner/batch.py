@@ -6,15 +6,16 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from luigi_spanner.calls import BadRequest, Call, CallError, RuleFailed, StoreDown, TooLarge
 from luigi_spanner.digest import format_digest
 from luigi_spanner.graph.graph import Graph, RulesMismatch
-from luigi_spanner.graph.ledger import Unstorable
+from luigi_spanner.graph.ledger import Ledger, Sealed, Unstorable
 from luigi_spanner.graph.pending import Pending
 from luigi_spanner.graph.tracker import RowId, Savepoint
-from luigi_spanner.journal import CallRecord, Entry, Row, encode, pack
+from luigi_spanner.journal import CallRecord, Entry, Key, Row, encode, pack
 from luigi_spanner.stores import COMMIT_BYTES, COMMIT_ROWS
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,12 @@ eight times as long, so a busy replica lets them wait."""
 
 OWED_ROWS = 2000
 """From how many waiting rows on even a busy commit takes some along."""
+
+LATE_ENTRIES = 500
+"""From how many entries behind on the tables are brought on even by a busy replica: a restart replays what they lack."""
+
+OWED_LOOKED_AT = 100_000
+"""Most owed rows that one commit looks at; a dead worker's are many and go with one write."""
 
 ROWS_BYTES = 16 * 1024 * 1024
 """About how many bytes of rows one commit takes along; an entry's own payload has what COMMIT_BYTES leaves."""
@@ -77,6 +84,11 @@ class Ran:
     def changed(self) -> bool:
         return bool(self.texts)
 
+    def add(self, sealed: Sealed) -> None:
+        if sealed:
+            self.texts.append(sealed.text)
+            self.row_ids.update(dict.fromkeys(sealed.row_ids))
+
 
 def run(graph: Graph, batch: Iterable[Waiting], seq: int) -> Ran:
     """Run each call of `batch` that is still wanted, as part of entry `seq`. One that raises is undone alone (I4)."""
@@ -90,44 +102,34 @@ def run(graph: Graph, batch: Iterable[Waiting], seq: int) -> Ran:
             waiting.answer()
             continue
         savepoint = graph.tracker.savepoint()
-        text = _run_one(graph, waiting, ran)
-        size += len(text)
+        sealed = _run_one(graph, waiting)
+        size += len(sealed.text)
         if size > CHANGES_BYTES and ran.texts:
             graph.tracker.rollback(savepoint)
             ran.left = [waiting, *calls]
             break
         ran.calls.append(waiting)
-        if text:
-            ran.texts.append(text)
+        if sealed:
+            ran.add(sealed)
+            ran.records.append(waiting.call.record(graph.now()))
     if ran.texts:
-        _fold_liveness(graph, ran)
+        # The liveness of workers goes along in an entry that is written anyway (I7).
+        graph._state.fold_liveness(min(1.0, graph._state.grain / 2))
+        ran.add(graph.ledger.seal())
     return ran
 
 
-def _run_one(graph: Graph, waiting: Waiting, ran: Ran) -> str:
+def _run_one(graph: Graph, waiting: Waiting) -> Sealed:
     savepoint = graph.tracker.savepoint()
     waiting.reply = waiting.error = None
     try:
         result = graph.run(waiting.run, waiting.call.arguments)
         waiting.reply = json.dumps(result) if waiting.encoded else result
-        sealed = graph.ledger.seal()
+        return graph.ledger.seal()
     except Exception as error:  # Luigi's rules may raise anything: the call ends with it, its neighbours are unharmed.
         graph.tracker.rollback(savepoint)
         waiting.error = error if not waiting.encoded else _as_call_error(waiting.call, error)
-        return ""
-    if sealed:
-        ran.records.append(waiting.call.record(graph.now()))
-        ran.row_ids.update(dict.fromkeys(sealed.row_ids))
-    return sealed.text
-
-
-def _fold_liveness(graph: Graph, ran: Ran) -> None:
-    """Take the liveness of workers along in an entry that is written anyway (I7)."""
-    graph._state.fold_liveness(min(1.0, graph._state.grain / 2))
-    sealed = graph.ledger.seal()
-    if sealed:
-        ran.texts.append(sealed.text)
-        ran.row_ids.update(dict.fromkeys(sealed.row_ids))
+        return Sealed(text="", row_ids=())
 
 
 def _as_call_error(call: Call, error: Exception) -> CallError:
@@ -150,40 +152,65 @@ class Draft:
     pending: Pending
 
 
-def draft(graph: Graph, ran: Ran, *, replica: str, commit_id: str, clock: float, busy: bool, turn: bool = False) -> Draft:
-    """The entry that makes `ran` durable. `busy`: others wait, so rows may follow later (I8)."""
+def draft(graph: Graph, ran: Ran, *, replica: str, commit_id: str, clock: float, load: Load, turn: bool = False) -> Draft:
+    """The entry that makes `ran` durable, with the rows that it takes along."""
     ledger = graph.ledger
     seq = ledger.applied + 1
     pending = ledger.pending.copy()
     pending.add(ran.row_ids, seq)
     changes = pack(f"[{','.join(ran.texts)}]".encode("ascii"))
-    rows = [] if len(changes) > CHANGES_BYTES else _choose(ledger.rows, pending, busy=busy)
+    chosen = Chosen() if len(changes) > CHANGES_BYTES else _choose(ledger, pending, load)
     entry = Entry(
         seq=seq,
         commit_id=commit_id,
         replica=replica,
         clock=clock,
-        watermark=pending.watermark_without(len(rows), seq),
+        watermark=pending.watermark_without(chosen.owed, seq),
         digest=format_digest(ledger.digest),
         turn=turn,
         calls=encode([[r.request_id, r.principal, r.method, r.task, r.worker, r.time] for r in ran.records]),
         changes=changes,
     )
-    pending.written(len(rows))
-    return Draft(entry=entry, rows=rows, pending=pending)
+    pending.written(chosen.owed)
+    return Draft(entry=entry, rows=chosen.rows, pending=pending)
 
 
-def _choose(rows_of: Callable[[Iterable[RowId]], list[Row]], pending: Pending, *, busy: bool) -> list[Row]:
+class Load(Enum):
+    """How much a commit may carry besides its changes."""
+
+    IDLE = auto()
+    """Nobody waits: as many rows as a commit holds."""
+    BUSY = auto()
+    """Others wait: rows only when they are few, or have waited for long."""
+    LEAN = auto()
+    """No rows: the commit must be quick."""
+
+
+@dataclass(eq=False, slots=True)
+class Chosen:
+    """Rows to take along, and how many of the oldest owed rows they settle."""
+
+    rows: list[Row] = field(default_factory=list)
+    owed: int = 0
+
+
+def _choose(ledger: Ledger, pending: Pending, load: Load) -> Chosen:
     """The rows to take along, oldest first: all when they are few, some when many wait, none when the replica is busy."""
-    if busy and RIDE_ALONG < len(pending) <= OWED_ROWS:
-        return []
-    limit = COMMIT_ROWS if len(pending) > OWED_ROWS or not busy else RIDE_ALONG
-    rows: list[Row] = []
+    late = ledger.applied - ledger.watermark > LATE_ENTRIES or len(pending) > OWED_ROWS
+    if load is Load.LEAN or (load is Load.BUSY and len(pending) > RIDE_ALONG and not late):
+        return Chosen()
+    limit = COMMIT_ROWS if load is Load.IDLE or len(pending) > OWED_ROWS else RIDE_ALONG
+    chosen = Chosen()
     size = 0
-    for row_id in pending.oldest(limit):
-        (row,) = rows_of([row_id])
-        size += len(row.body or b"") + sum(len(value) for value in row.columns.values() if isinstance(value, str))
-        if rows and size > ROWS_BYTES:
-            break
-        rows.append(row)
-    return rows
+    whole: set[tuple[str, Key]] = set()
+    for row_id in pending.oldest(OWED_LOOKED_AT):
+        row = ledger.row(row_id)
+        if (row.table, row.key) not in whole:
+            size += len(row.body or b"") + sum(len(value) for value in row.columns.values() if isinstance(value, str))
+            if len(chosen.rows) >= limit or (chosen.rows and size > ROWS_BYTES):
+                break
+            chosen.rows.append(row)
+            if row.key != row_id[1]:
+                whole.add((row.table, row.key))
+        chosen.owed += 1
+    return chosen

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from luigi_spanner import batch as batches
-from luigi_spanner.batch import Draft, Ran, Waiting
+from luigi_spanner.batch import Draft, Load, Ran, Waiting
 from luigi_spanner.calls import CallError, StoreDown, TooLarge
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.ledger import Divergence
@@ -27,7 +27,6 @@ from luigi_spanner.stores import (
     READ_LIMIT,
     Closed,
     Committed,
-    Conflict,
     Refused,
     Store,
     StoreError,
@@ -44,12 +43,19 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = (0.02, 1.0)
 """First and longest pause between attempts to reach a store that does not answer; each pause doubles."""
 
+QUIET_SECONDS = 2.0
+"""After how long without another replica's entry the rows that it left are written by whoever notices."""
+
 TRUNCATE_EVERY = 1000
 """Entries between two truncations of the journal."""
 
 
 class _RefusedEntry(Exception):
     """The store can never hold the entry."""
+
+
+class _LostTrack(Exception):
+    """The entry may have landed, and the journal no longer tells."""
 
 
 class Fate(Enum):
@@ -109,6 +115,7 @@ class Replica:
         self._turns = Turns(name, clock)
         self.offset = Offset(clock, self.limits.offset_bound)
         self._truncated = 0
+        self._foreign = -math.inf
 
     @property
     def failure(self) -> str | None:
@@ -150,6 +157,10 @@ class Replica:
                 batch = await self._settle(batch)
         except Exception as error:  # Whatever it is, nobody may be told that all is well: this replica has come to its end.
             self.fail(error)
+        except BaseException:
+            # Ctrl-C, or the end of the event loop: whether a commit under way will land cannot be waited for.
+            self.fail(Closed("interrupted while a call was under way; what it did is known to the store only"))
+            raise
         finally:
             for waiting in batch:
                 down = StoreDown(self.failure or "this replica is stopping")
@@ -168,13 +179,13 @@ class Replica:
                     break
                 fresh = True
                 continue
-            draft = self._draft(ran)
             try:
-                if await self._commit(draft):
-                    self._adopt(draft)
+                if await self._commit_batch(ran, Load.LEAN if losses else self._load()):
                     break
             except _RefusedEntry as refused:
                 return await self._refuse(ran, str(refused))
+            except _LostTrack:
+                return await self._give_up(ran)
             self._undo()
             await self._catch_up()
             losses += 1
@@ -186,9 +197,24 @@ class Replica:
             waiting.answer()
         return ran.left
 
+    async def _commit_batch(self, ran: Ran, load: Load) -> bool:
+        """Whether the batch is durable. A refusal may be a row's that an older entry owes, so it is tried without rows too."""
+        draft = self._draft(ran, load)
+        try:
+            committed = await self._commit(draft)
+        except _RefusedEntry:
+            if not draft.rows:
+                raise
+            draft = self._draft(ran, Load.LEAN)
+            committed = await self._commit(draft)
+        if committed:
+            self._adopt(draft)
+        return committed
+
     async def _commit(self, draft: Draft) -> bool:
         """Whether the entry is durable; if not, it never will be. While that is unknown, nothing else happens (I3)."""
         pause = RETRY_SECONDS[0]
+        doubt = False
         while True:
             sent = self._clock()
             outcome = await self._store.commit(draft.entry.seq, draft.entry, draft.rows)
@@ -196,19 +222,25 @@ class Replica:
                 case Committed(at=at):
                     self.offset.measure(at, sent, self._clock())
                     return True
-                case Refused(reason=reason):
+                case Refused(reason=reason) if not doubt:
                     raise _RefusedEntry(reason)
-                case Conflict() | Unknown():
-                    fate = await self._fate(draft.entry)
-                    if fate is not Fate.ABSENT:
-                        return fate is Fate.OURS
+                case Unknown():
+                    doubt = True
+            fate = await self._fate(draft.entry, doubt)
+            if fate is not Fate.ABSENT:
+                return fate is Fate.OURS
+            if isinstance(outcome, Refused):
+                raise _RefusedEntry(outcome.reason)
             await self._sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
 
-    async def _fate(self, entry: Entry) -> Fate:
+    async def _fate(self, entry: Entry, doubt: bool) -> Fate:
+        """What became of the entry. `doubt`: an attempt may have landed."""
         try:
             found = await self._read_after(entry.seq - 1)
         except Truncated:
+            if doubt:
+                raise _LostTrack from None
             return Fate.ANOTHER
         if not found:
             return Fate.ABSENT
@@ -227,6 +259,7 @@ class Replica:
                 return True
             if entries:
                 caught_up = True
+                self._foreign = self._clock()
                 self._undo()
                 for entry in entries:
                     self.graph.run(self.graph.ledger.apply, {"entry": entry})
@@ -254,7 +287,7 @@ class Replica:
 
     async def _ask_for_turn(self) -> None:
         """Commit a tiny entry that asks the others to give way (I14); if it loses too, the next try asks again."""
-        draft = self._draft(Ran(), turn=True)
+        draft = self._draft(Ran(), Load.LEAN, turn=True)
         try:
             if await self._commit(draft):
                 self._adopt(draft)
@@ -275,17 +308,40 @@ class Replica:
                 await self.settle([waiting])
         return ran.left
 
+    async def _give_up(self, ran: Ran) -> list[Waiting]:
+        """Nobody can tell any more whether these calls happened, and running them again might double them."""
+        self._undo()
+        await self._insist(self.load)
+        for waiting in ran.calls:
+            waiting.error = StoreDown("the store was away for so long that the outcome is no longer known")
+            waiting.answer()
+        return ran.left
+
     async def _flush(self) -> None:
-        """While nobody waits, write the rows that the tables owe, as entries that change nothing (I8)."""
-        while self.graph.ledger.pending and not self._queue and self._fault is None:
-            draft = self._draft(Ran())
+        """While nobody waits, write the rows that the tables owe, as entries that change nothing (I8). What another replica left
+        is its own to write, unless it has been quiet."""
+        while self._may_flush():
             try:
+                await self._turns.await_ours(self._sleep, self._catch_up)
+                draft = self._draft(Ran(), Load.IDLE)
                 if await self._commit(draft):
                     self._adopt(draft)
                 else:
                     await self._catch_up()
+            except (_RefusedEntry, _LostTrack) as error:
+                logger.error("Rows that the tables owe cannot be written: %r", error)
+                return
             except Exception as error:  # As in `settle`.
                 self.fail(error)
+
+    def _may_flush(self) -> bool:
+        quiet = self._clock() - self._foreign >= QUIET_SECONDS
+        return bool(self.graph.ledger.pending) and not self._queue and quiet and self._fault is None
+
+    async def tidy(self) -> None:
+        """What `run` does between batches, for whoever drives `settle` by hand."""
+        await self._truncate()
+        await self._flush()
 
     async def _truncate(self) -> None:
         """Now and then forget the journal's oldest entries; never beyond the watermark (I9)."""
@@ -303,15 +359,12 @@ class Replica:
     def _run(self, batch: list[Waiting]) -> Ran:
         return batches.run(self.graph, batch, self.graph.ledger.applied + 1)
 
-    def _draft(self, ran: Ran, *, turn: bool = False) -> Draft:
+    def _load(self) -> Load:
+        return Load.BUSY if self._queue else Load.IDLE
+
+    def _draft(self, ran: Ran, load: Load, *, turn: bool = False) -> Draft:
         return batches.draft(
-            self.graph,
-            ran,
-            replica=self.name,
-            commit_id=self._ids(),
-            clock=self.offset.now(),
-            busy=turn or len(self._queue) > 0,
-            turn=turn,
+            self.graph, ran, replica=self.name, commit_id=self._ids(), clock=self.offset.now(), load=load, turn=turn
         )
 
     def _adopt(self, draft: Draft) -> None:

@@ -80,14 +80,16 @@ class Scheduler(Graph):
         with self._lock:
             self._inside.running = True
             try:
-                call = Call(request_id=uuid.uuid4().hex, method=method, arguments=arguments)
+                call = Call(request_id=uuid.uuid4().hex, method=method, arguments=_values(arguments))
                 waiting = Waiting(call, functools.partial(rule, self), encoded=False)
                 _drive(self._replica.settle([waiting]))
+                reply = _values(waiting.reply)
+                _drive(self._replica.tidy())
             finally:
                 self._inside.running = False
         if waiting.error is not None:
             raise waiting.error
-        return waiting.reply
+        return reply
 
     def _follow_fork(self) -> None:
         """A forked child has no share in its parent's connections and locks. On a memory store it goes on with its copy."""
@@ -159,6 +161,15 @@ class Scheduler(Graph):
         return _restored, (self._config, self._url, self._namespace)
 
 
+def _values(value: Any) -> Any:
+    """`value` with containers of its own: the caller may change what it passed and what it got, and state must not follow."""
+    if isinstance(value, dict):
+        return {key: _values(item) for key, item in value.items()}
+    if isinstance(value, (list, set, frozenset)):
+        return type(value)(_values(item) for item in value) if type(value) in (list, set, frozenset) else [*map(_values, value)]
+    return value
+
+
 def _restored(config: Any, url: str, namespace: str) -> Scheduler:
     """An unpickled scheduler. It does not connect yet: it may only be passed on, in a forked child where gRPC cannot work."""
     scheduler = Scheduler.__new__(Scheduler)
@@ -181,7 +192,7 @@ def _durable(name: str) -> Callable[..., Any]:
         if self._inside.running:
             return rule(self, *args, **kwargs)
         if args:
-            return self._perform(lambda self, **arguments: rule(self, *args, **arguments), name, kwargs)
+            return self._perform(lambda self, **arguments: rule(self, *_values(list(args)), **arguments), name, kwargs)
         return self._perform(rule, name, kwargs)
 
     return durable

@@ -126,16 +126,17 @@ class Service:
         reply = self._graph.ping_from_memory(call.arguments)
         if reply is not None:
             return reply
-        try:
-            return await self._submit(call, self._graph.ping, min(PING_HOLD, self._hold))
-        except StoreDown:
-            return '{"rpc_messages": []}'
+        return await self._submit(call, self._graph.ping, self._hold, impatient=True)
 
-    async def _submit(self, call: Call, rule: Callable[..., Any], hold: float) -> str:
+    async def _submit(self, call: Call, rule: Callable[..., Any], hold: float, *, impatient: bool = False) -> str:
+        """Let the commit loop answer the call, within `hold` seconds. `impatient`: a ping, told that nothing is there if it has
+        not even run within PING_HOLD; once it has run it may have taken messages, which must not be lost."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[str] = loop.create_future()
         waiting = Waiting(call, rule, answered=lambda answered: _resolve(future, answered))
-        expiry = loop.call_later(hold, _expire, future, waiting)
+        expiries = [loop.call_later(hold, _expire, future, waiting)]
+        if impatient:
+            expiries.append(loop.call_later(min(PING_HOLD, hold), _leave_ping, future, waiting))
         self._replica.submit(waiting)
         try:
             return await future
@@ -143,7 +144,8 @@ class Service:
             waiting.given_up = True
             raise
         finally:
-            expiry.cancel()
+            for expiry in expiries:
+                expiry.cancel()
 
     async def _internal(self, rule: Callable[..., Any], hold: float | None = None, **arguments: Any) -> None:
         """Run one of the replica's own calls like any other."""
@@ -307,6 +309,12 @@ def _resolve(future: asyncio.Future[str], waiting: Waiting) -> None:
         future.set_exception(waiting.error)
     else:
         future.set_result(waiting.reply)
+
+
+def _leave_ping(future: asyncio.Future[str], waiting: Waiting) -> None:
+    if waiting.reply is None and not future.done():
+        waiting.given_up = True
+        future.set_result('{"rpc_messages": []}')
 
 
 def _expire(future: asyncio.Future[str], waiting: Waiting) -> None:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scene import Seeded, setting
 from shrink import script, shrunk
-from steps import Seeded, batch, ending, setting
+from steps import batch, ending, often, opening
 from twins import Difference, Setup, Step, Twins
 
 
@@ -27,11 +28,14 @@ def history(seed: str, length: int) -> tuple[int, Found | None]:
     """Play the history of a seed, about `length` steps and its ending; how many steps it took, and the difference if any."""
     dice = Seeded(random.Random(seed))
     setup, scene = setting(dice)
-    steps: list[Step] = []
+    names = often(dice)
+    steps = opening(dice, scene)
     with Twins(setup) as twins:
         try:
+            for step in steps:
+                twins.play([step])
             while len(steps) < length:
-                played = batch(dice, scene, setup.replicas)
+                played = batch(dice, scene, names, setup.replicas)
                 steps += played
                 for step, reply in zip(played, twins.play(played), strict=True):
                     scene.learn(step, reply)

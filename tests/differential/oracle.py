@@ -11,6 +11,8 @@ Where it differs from `luigi.scheduler.Scheduler`, and why:
 - `Task.deps` iterates sorted. Stock's set iterates by the hashes of strings, which differ from process to process; new
   dependencies are inserted, and cycles resolved, in that order. `twins.Twins` does the same to ours.
 - A call that raises changes nothing: `Oracle` starts over and replays all others. Stock keeps what was done up to the error.
+  Of the calls in `steps` these raise: claiming a batch whose tasks run no more, and decreasing the resources of a task that
+  a worker declared RUNNING without having been given it.
 """
 
 from __future__ import annotations
@@ -41,8 +43,13 @@ class TaskList(dict[luigi_scheduler.Task, None]):
 
 
 class Task(luigi_scheduler.Task):
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, SortedSet(value) if name == "deps" else value)
+    @property
+    def deps(self) -> SortedSet:
+        return self._deps
+
+    @deps.setter
+    def deps(self, deps: Iterable[str]) -> None:
+        self._deps = SortedSet(deps)
 
 
 class Worker(luigi_scheduler.Worker):

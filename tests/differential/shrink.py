@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -66,9 +66,7 @@ def _simpler_steps(setup: Setup, steps: list[Step], end: float) -> list[Step]:
 
 
 def _simplify(setup: Setup, steps: list[Step], place: int, end: float) -> list[Step]:
-    tried: Callable[[], Iterator[Step]] = lambda: _simpler(steps[place], steps[place - 1].at if place else 0.0)  # noqa: E731
-    candidates = tried()
-    for step in candidates:
+    for step in _simpler(steps[place], steps[place - 1].at if place else 0.0):
         if time.monotonic() > end:
             break
         changed = [*steps[:place], step, *steps[place + 1 :]]

@@ -1,168 +1,19 @@
-"""Random steps: what workers, people and the visualiser may ask next, given what has happened so far.
-
-Every choice is made by a `Dice`, so that plain seeded randomness and Hypothesis share the rules.
-"""
+"""Random steps: what workers, people and the visualiser may ask next in a scene."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from luigi.task_status import BATCH_RUNNING, DISABLED, DONE, FAILED, PENDING, RUNNING, SUSPENDED, UNKNOWN
-from twins import RESTART, Setup, Step
-
-T = TypeVar("T")
+from scene import Dice, Scene, chance, family, params, some
+from twins import RESTART, Step
 
 Asked = tuple[str, dict[str, Any]]
 """A method and its arguments."""
 
 STATUSES = (PENDING, FAILED, DONE, RUNNING, BATCH_RUNNING, SUSPENDED, UNKNOWN, DISABLED)
 UPSTREAM = ("", "UPSTREAM_RUNNING", "UPSTREAM_MISSING_INPUT", "UPSTREAM_FAILED", "UPSTREAM_DISABLED")
-
-
-class Dice(Protocol):
-    """Where choices come from."""
-
-    def pick(self, options: Sequence[T]) -> T: ...
-
-    def number(self, low: int, high: int) -> int: ...
-
-
-class Seeded:
-    """Dice of plain randomness."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-
-    def pick(self, options: Sequence[T]) -> T:
-        return options[int(self._rng.random() * len(options))]
-
-    def number(self, low: int, high: int) -> int:
-        return low + int(self._rng.random() * (high - low + 1))
-
-
-def chance(dice: Dice, percent: int) -> bool:
-    return dice.number(0, 99) >= 100 - percent
-
-
-def some(dice: Dice, options: Sequence[T], most: int) -> list[T]:
-    """Up to `most` of the options, in their order."""
-    wanted = {dice.number(0, len(options) - 1) for _ in range(dice.number(0, most))} if options else set()
-    return [options[index] for index in sorted(wanted)]
-
-
-@dataclass(kw_only=True)
-class Scene:
-    """Who and what there is in a history, and what the replies have told."""
-
-    tasks: list[str]
-    workers: list[str]
-    assistants: list[str]
-    cyclic: bool
-    most_deps: int
-    renewal: int
-    batching: bool
-    amounts: list[dict[str, float]]
-    priorities: list[float]
-    pauses: list[float]
-    weights: list[str]
-    made: int
-    held: dict[str, list[str]] = field(default_factory=dict)
-    batches: list[tuple[str, str, list[str]]] = field(default_factory=list)
-    messages: list[tuple[str, str]] = field(default_factory=list)
-    time: float = 0.0
-
-    def renew(self) -> None:
-        """Forget the oldest task, have a new one."""
-        oldest = self.tasks.pop(0)
-        self.tasks.append(f"{family(oldest)}_{self.made}")
-        self.made += 1
-
-    def learn(self, step: Step, reply: Any) -> None:
-        """Take in the reply to a step."""
-        arguments = step.arguments
-        if step.method == "get_work" and reply:
-            if reply["task_id"]:
-                self.held.setdefault(arguments["worker"], []).append(reply["task_id"])
-            if reply.get("batch_id"):
-                self.batches.append((arguments["worker"], reply["batch_id"], reply["batch_task_ids"]))
-                del self.batches[:-4]
-        elif step.method == "add_task" and arguments.get("status") in (DONE, FAILED):
-            self._release(arguments["worker"], arguments["task_id"])
-        elif step.method == "send_scheduler_message" and reply and reply["message_id"]:
-            self.messages.append((arguments["task"], reply["message_id"]))
-            del self.messages[:-4]
-
-    def _release(self, worker: str, task: str) -> None:
-        if task in self.held.get(worker, ()):
-            self.held[worker].remove(task)
-
-
-def family(task: str) -> str:
-    return task.split("_")[0]
-
-
-def params(task: str) -> dict[str, str]:
-    """A task's parameters: families batch over `day`, and only tasks of one `kind` go together."""
-    number = int(task.split("_")[1])
-    return {"day": str(number), "kind": str(number % 3 % 2)}
-
-
-def setting(dice: Dice) -> tuple[Setup, Scene]:
-    """The rules of a history, and its scene. What rarely matters is at stock's default most of the time."""
-    rules = {
-        "retry_delay": dice.pick([5.0, 20.0, 0.0, -1.0]),
-        "remove_delay": dice.pick([10.0, 60.0, 0.0]),
-        "worker_disconnect_delay": dice.pick([15.0, 60.0]),
-        "disable_window": dice.pick([30, 3600]),
-        "retry_count": dice.pick([2, 1, 3, 999999999]),
-        "disable_hard_timeout": dice.pick([999999999, 999999999, 20]),
-        "disable_persist": dice.pick([30, 86400]),
-        "stable_done_cooldown_secs": dice.pick([0, 10]),
-        "prune_on_get_work": dice.pick([False, False, True]),
-        "batch_emails": dice.pick([False, False, True]),
-        "max_shown_tasks": dice.pick([100000, 100000, 3]),
-        "max_graph_nodes": dice.pick([100000, 100000, 4]),
-        "send_messages": dice.pick([True, True, False]),
-        "pause_enabled": dice.pick([True, True, False]),
-    }
-    limits = {"r": dice.pick([2, 1, 3, 0]), "s": dice.pick([1, 4])}
-    setup = Setup(rules=rules, limits=limits, replicas=dice.pick([1, 1, 2]))
-    return setup, _scene(dice)
-
-
-def _scene(dice: Dice) -> Scene:
-    families = [f"{letter}" for letter in "FGH"[: dice.number(1, 3)]]
-    workers = [f"w{number}" for number in range(dice.number(1, 5))]
-    size = dice.pick([3, 6, 12, 12, 25, 60])
-    return Scene(
-        tasks=[f"{families[number % len(families)]}_{number}" for number in range(size)],
-        made=size,
-        workers=workers,
-        assistants=some(dice, workers, 2) if chance(dice, 30) else [],
-        cyclic=chance(dice, 15),
-        most_deps=dice.pick([0, 1, 1, 2, 3]),
-        renewal=dice.pick([0, 10, 30]),
-        batching=chance(dice, 50),
-        # What tasks ask for; an undeclared resource has limit 1.
-        amounts=dice.pick(
-            [[{}], [{}, {"r": 1}], [{}, {"r": 1}, {"r": 2}, {"s": 1}, {"r": 1, "s": 2}, {"u": 1}, {"r": 0}, {"r": 0.5}]]
-        ),
-        priorities=dice.pick([[0], [0, 0, 1, 5], [-2, 0, 0.5, 1, 2, 3]]),
-        # How much time passes between steps: mostly none. The others are the bounds of delays, and beyond.
-        pauses=dice.pick([[0.0] * 20, [0.0] * 6 + [0.25], [0.0] * 30 + [0.25, 1.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 200.0]]),
-        weights=_weights(dice),
-    )
-
-
-def _weights(dice: Dice) -> list[str]:
-    """The names of rules, each as often as it shall come up: every history leaves some out and has others in plenty."""
-    names: list[str] = []
-    for name, (_, weight) in RULES.items():
-        names += [name] * (weight * (dice.pick([1, 1, 2]) if weight >= COMMON else dice.pick([0, 1, 1, 3])))
-    return names
 
 
 # What workers ask
@@ -185,6 +36,8 @@ def schedule(dice: Dice, scene: Scene) -> Asked:
         "batchable": scene.batching and chance(dice, 90),
         "deps": some(dice, scene.tasks if scene.cyclic else scene.tasks[place + 1 :], scene.most_deps),
     }
+    if chance(dice, scene.external):
+        arguments["runnable"] = False
     if chance(dice, 30):
         _vary(dice, scene, arguments)
     return "add_task", arguments
@@ -270,7 +123,10 @@ def start_batch(dice: Dice, scene: Scene) -> Asked:
     """A worker has made one task of a batch."""
     if not scene.batches:
         return set_batcher(dice, scene)
-    worker, batch_id, task_ids = dice.pick(scene.batches)
+    chosen = worker, batch_id, task_ids = dice.pick(scene.batches)
+    if chance(dice, 70):
+        # It is rarely claimed twice; when its tasks run no more, that is an error.
+        scene.batches.remove(chosen)
     combined = f"{family(task_ids[0])}_{batch_id[:4]}"
     held = scene.held.setdefault(worker, [])
     if combined not in held:
@@ -447,6 +303,21 @@ COMMON = 150
 """The weight from which on no history leaves a rule out."""
 
 
+def often(dice: Dice) -> list[str]:
+    """The names of rules, each as often as it shall come up: every history leaves some out and has others in plenty."""
+    names: list[str] = []
+    for name, (_, weight) in RULES.items():
+        names += [name] * (weight * (dice.pick([1, 1, 2]) if weight >= COMMON else dice.pick([0, 1, 1, 3])))
+    return names
+
+
+def opening(dice: Dice, scene: Scene) -> list[Step]:
+    """Workers that run tasks in batches say so first."""
+    if not scene.batching:
+        return []
+    return [Step(scene.time, *set_batcher(dice, scene)) for _ in scene.workers * 3]
+
+
 def step(dice: Dice, scene: Scene, name: str, *, taker: int = 0, joined: bool = False) -> Step:
     """The step that a rule asks for. Time passes before it, unless it is joined to the one before."""
     if not joined:
@@ -455,13 +326,13 @@ def step(dice: Dice, scene: Scene, name: str, *, taker: int = 0, joined: bool = 
     return Step(scene.time, method, arguments, taker=taker, joined=joined)
 
 
-def batch(dice: Dice, scene: Scene, replicas: int) -> list[Step]:
-    """The next steps: mostly one, now and then a few that run in one batch, or a replica that starts over."""
+def batch(dice: Dice, scene: Scene, names: Sequence[str], replicas: int) -> list[Step]:
+    """The next steps, by rules of these names: mostly one, at times a few in one batch, or a replica that starts over."""
     taker = dice.number(0, replicas - 1)
     if dice.number(0, 999) < 3:
         return [Step(scene.time, RESTART, taker=taker)]
     size = dice.number(2, 4) if dice.number(0, 99) < 5 else 1
-    return [step(dice, scene, dice.pick(scene.weights), taker=taker, joined=place > 0) for place in range(size)]
+    return [step(dice, scene, dice.pick(names), taker=taker, joined=place > 0) for place in range(size)]
 
 
 # The end of a history

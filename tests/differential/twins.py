@@ -71,6 +71,10 @@ class Difference(AssertionError):
         self.what = what
 
 
+class Failed(Exception):
+    """A replica of ours has stopped serving."""
+
+
 class Witness(TaskHistory, MetricsCollector):
     """Notes every effect that one side has: history rows, metrics, mail."""
 
@@ -176,7 +180,7 @@ class Ours:
         self._replicas[taker % len(self._replicas)] = self._start()
 
     def batch(self, taker: int, calls: Iterable[tuple[str, str, Callable[[], object]]]) -> list[str | Exception]:
-        """The replies, in JSON, or errors of one batch; each call is a method, arguments in JSON, and what to do before it runs."""
+        """The replies, in JSON, or errors of one batch; a call is a method, arguments in JSON, and what to do before it runs."""
         replica = self._replicas[taker % len(self._replicas)]
         return _settle(replica, [_waiting(replica.graph, *call) for call in calls])
 
@@ -192,9 +196,12 @@ def _waiting(graph: Graph, method: str, arguments: str, before: Callable[[], obj
 
 
 def _settle(replica: Replica, batch: list[Waiting]) -> list[str | Exception]:
-    _drive(replica.settle(list(batch)))
+    try:
+        _drive(replica.settle(list(batch)))
+    except Exception as error:  # Errors of calls are in their answers; anything else is a fault.
+        raise Failed(repr(error)) from error
     if replica.failure is not None:
-        raise AssertionError(f"the replica has failed: {replica.failure}")
+        raise Failed(replica.failure)
     return [waiting.reply if waiting.error is None else waiting.error for waiting in batch]
 
 
@@ -252,21 +259,28 @@ class Twins:
         """Play steps, all of one batch, and return stock's replies (None for an error). Raises Difference."""
         first = batch[0]
         self.time = EPOCH + first.at
-        if first.method == RESTART:
-            self._ours.restart(first.taker)
-            self.played += 1
-            return [None]
+        try:
+            replies = self._restart(first.taker) if first.method == RESTART else self._play(batch)
+        except Failed as failure:
+            raise Difference(self.played, first, "fates", "goes on", failure) from failure
+        self.played += len(batch)
+        return replies
+
+    def _restart(self, taker: int) -> list[Any]:
+        self._ours.restart(taker)
+        return [None]
+
+    def _play(self, batch: Sequence[Step]) -> list[Any]:
         texts = [json.dumps(step.arguments) for step in batch]
         numbers = range(self.played, self.played + len(batch))
         stock = [self._on_stock(*step) for step in zip(batch, texts, numbers, strict=True)]
         ours = self._on_ours(batch, texts, numbers)
-        for step, expected, answer in zip(batch, stock, ours, strict=True):
+        for number, step, expected, answer in zip(numbers, batch, stock, ours, strict=True):
             if expected != answer and _normal(expected) != _normal(answer):
-                raise Difference(self.played, step, "replies", expected, answer)
-            self.played += 1
+                raise Difference(number, step, "replies", expected, answer)
         effects = self._stock_witness.take(), self._our_witness.take()
         if effects[0] != effects[1]:
-            raise Difference(self.played - 1, batch[-1], "effects", *effects)
+            raise Difference(numbers[-1], batch[-1], "effects", *effects)
         return [json.loads(reply) if isinstance(reply, str) else None for reply in stock]
 
     def _on_stock(self, step: Step, text: str, number: int) -> str | type[Exception]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import scenario
 from checker import LOST
+
+pytestmark = pytest.mark.slow
 
 
 def test_stock_passes_as_long_as_nothing_happens(tmp_path) -> None:

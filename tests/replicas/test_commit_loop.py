@@ -10,7 +10,7 @@ from faults import Fault, FaultyStore, lost_reply, lost_request, own_conflict
 from worlds import Clock, World, drive, normal, picture
 
 from luigi_spanner import verify
-from luigi_spanner.batch import RIDE_ALONG, Ran, Waiting
+from luigi_spanner.batch import LATE_ENTRIES, RIDE_ALONG, Load, Ran, Waiting
 from luigi_spanner.calls import RuleFailed, StoreDown, TooLarge
 from luigi_spanner.journal import Entry, decode
 from luigi_spanner.stores import COMMIT_ROWS, Committed, Refused
@@ -276,7 +276,7 @@ def test_a_digest_that_does_not_fit_stops_the_replica(world: World, database: Da
 
 def test_an_entry_of_a_later_encoding_stops_the_replica(world: World, database: Database) -> None:
     rival = other(database)
-    draft = rival.replica._draft(Ran())
+    draft = rival.replica._draft(Ran(), Load.IDLE)
     later = Entry(**{**{name: getattr(draft.entry, name) for name in Entry.__slots__}, "version": 2})
     assert isinstance(drive(rival.replica._store.commit(1, later, [])), Committed)
     with pytest.raises(StoreDown, match="upgrade"):
@@ -455,3 +455,141 @@ def test_a_pruned_task_leaves_no_ghost(world: World) -> None:
     world.call("prune")
     assert world.graph._state.get_task("t") is None
     assert list(world.graph._state.get_worker("w").tasks) == []
+
+
+def test_a_message_to_a_task_that_is_pruned_in_the_same_batch_can_be_loaded(database: Database, store: FaultyStore) -> None:
+    """The tables may be ahead of the watermark: without a task that entries after it still change."""
+    world = World(store, Clock())
+    world.call("add_task", worker="w", task_id="t", status="DONE")
+    world.clock.time += 100
+    world.call("prune")
+    world.settle(
+        world.waiting("set_task_status_message", task_id="t", status_message="half"),
+        *(world.waiting("add_task", worker="v", task_id=f"t{number}") for number in range(COMMIT_ROWS)),
+    )
+    world.clock.time += 100
+    world.call("prune")
+    assert normal(picture(other(database).graph)) == normal(picture(world.graph))
+
+
+def test_an_interrupted_call_leaves_the_store_sound(world: World, store: FaultyStore, database: Database) -> None:
+    async def interrupted(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    store.faults = [interrupted]
+    with pytest.raises(KeyboardInterrupt):
+        world.call("add_task", worker="w", task_id="lost")
+    with pytest.raises(StoreDown):
+        world.call("add_task", worker="w", task_id="after")
+    assert other(database).graph._state.get_task("lost") is None
+    assert drive(verify.check(store, "default")).clean
+
+
+def test_a_turn_request_is_tiny_whatever_the_tables_owe(world: World, store: FaultyStore) -> None:
+    world.call("add_task", worker="w", task_id="hub", deps=[f"d{number}" for number in range(COMMIT_ROWS + 900)])
+    assert world.graph.ledger.pending
+    drive(world.replica._ask_for_turn())
+    assert store.rows[-1] == []
+
+
+def test_a_busy_replica_does_not_let_rows_wait_for_ever(world: World) -> None:
+    world.replica.submit(world.waiting("is_paused"))
+    for number in range(LATE_ENTRIES + 200):
+        world.settle(*(world.waiting("set_task_status_message", task_id=f"t{n}", status_message=str(number)) for n in range(3)))
+        world.call("add_task", worker="w", task_id=f"t{number % 100}", status="PENDING")
+    assert world.graph.ledger.applied - world.graph.ledger.watermark <= LATE_ENTRIES + 100
+
+
+def test_what_another_replica_owes_is_left_to_it_while_it_is_active(world: World, store: FaultyStore, database: Database) -> None:
+    rival = other(database)
+    rival.replica._queue.append(rival.waiting("is_paused"))
+    rival.settle(*(rival.waiting("add_task", worker="w", task_id=f"t{number}") for number in range(RIDE_ALONG)))
+    world.call("is_paused")
+    drive(world.replica._flush())
+    assert store.commits == []
+    world.clock.time += 3
+    drive(world.replica._flush())
+    assert world.graph.ledger.watermark == world.graph.ledger.applied
+
+
+def test_a_detached_task_keeps_its_failures(world: World) -> None:
+    world.call("add_task", worker="w", task_id="t", status="FAILED")
+    task = world.graph._state.get_task("t")
+    assert list(task.detached().failures) == list(task.failures) == [1000.0]
+
+
+def test_attributes_of_a_later_luigi_are_kept(world: World, database: Database) -> None:
+    def rule(**_: Any) -> None:
+        world.graph.add_task(worker="w", task_id="t")
+        world.graph._state.get_task("t").attempts = {"made": 3}
+
+    waiting = world.waiting("add_task")
+    waiting.run = rule
+    world.settle(waiting)
+    follower = other(database)
+    assert follower.graph._state.get_task("t").attempts == {"made": 3}
+    assert normal(picture(follower.graph)) == normal(picture(world.graph))
+
+
+def test_a_cut_batch_is_recorded_once(world: World, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luigi_spanner.batch.CHANGES_BYTES", 1500)
+    world.settle(*(world.waiting("add_task", worker="w", task_id=f"t{number}") for number in range(6)))
+    recorded = [call[3] for entry in journal(database).values() for call in decode(entry.calls)]
+    assert recorded == [f"t{number}" for number in range(6)]
+    assert max(journal(database)) > 1
+
+
+def test_a_worker_that_came_back_in_one_call_ranks_the_same_everywhere(world: World, database: Database) -> None:
+    follower = other(database)
+    for worker in ("w1", "w2"):
+        world.call("add_worker", worker=worker, info=[])
+    follower.call("is_paused")
+
+    def rule(**_: Any) -> None:
+        world.graph._state.inactivate_workers(["w1"])
+        world.graph.add_worker(worker="w1", info=[])
+
+    waiting = world.waiting("add_worker")
+    waiting.run = rule
+    world.settle(waiting)
+    follower.call("is_paused")
+    assert list(follower.graph._state._active_workers) == list(world.graph._state._active_workers) == ["w2", "w1"]
+
+
+def test_a_clock_that_was_ahead_does_not_stop_pruning(world: World) -> None:
+    prune = world.waiting("prune")
+    prune.run = world.graph.prune_if_due
+    world.clock.time += 86_400
+    world.settle(prune)
+    world.clock.time -= 86_000
+    assert world.graph.prune_due()
+
+
+def test_an_unknown_outcome_that_the_journal_no_longer_tells_is_not_run_again(
+    world: World, store: FaultyStore, database: Database
+) -> None:
+    rival = other(database)
+
+    async def landed_and_truncated(attempt: Any) -> Any:
+        outcome = await lost_reply(attempt)
+        for number in range(5):
+            rival.call("add_task", worker="v", task_id=f"t{number}")
+        await store.truncate(5)
+        return outcome
+
+    store.faults = [landed_and_truncated]
+    with pytest.raises(StoreDown):
+        world.call("set_worker_processes", worker="w", n=2)
+    assert [message["name"] for message in json.loads(world.call("ping", worker="w"))["rpc_messages"]] == ["set_worker_processes"]
+
+
+def test_a_row_that_the_store_refuses_is_not_blamed_on_the_call(world: World, store: FaultyStore) -> None:
+    inner = store.inner.commit
+
+    async def fussy(seq: int, entry: Entry, rows: Any) -> Any:
+        return Refused(reason="no rows today") if rows else await inner(seq, entry, rows)
+
+    store.inner.commit = fussy  # type: ignore[method-assign]
+    assert world.call("add_task", worker="w", task_id="t") == "null"
+    drive(world.replica._flush())
+    assert world.replica.failure is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worlds import Clock, World, calls, drive, histories, normal, picture, play
 
@@ -118,3 +119,33 @@ def test_the_tables_say_what_memory_says(history: Any) -> None:
     for table, rows in database.tables["default"].items():
         for key, body in rows.items():
             assert decode(body) == row_of(world.graph._state, world.graph._resources, table, key)
+
+
+_steps = st.lists(
+    st.tuples(st.sampled_from(["left", "right"]), st.sampled_from(["busy", "idle", "flush"]), st.floats(0, 40), calls),
+    max_size=25,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_steps)
+def test_the_tables_can_be_loaded_at_any_time(monkeypatch: pytest.MonkeyPatch, steps: Any) -> None:
+    """Two replicas that leave rows behind and write what the other left, in commits far too small for all of it."""
+    monkeypatch.setattr(batches, "RIDE_ALONG", 2)
+    monkeypatch.setattr(batches, "OWED_ROWS", 6)
+    monkeypatch.setattr(batches, "COMMIT_ROWS", 5)
+    database, clock = Database(), Clock()
+    worlds = {name: World(store_on(database), clock, name) for name in ("left", "right")}
+    for name, load, seconds, call in steps:
+        world = worlds[name]
+        if load == "flush":
+            clock.time += 3
+            drive(world.replica._flush())
+            continue
+        world.replica._queue.extend([world.waiting("is_paused")] if load == "busy" else [])
+        play(world, [(seconds, call)])
+        world.replica._queue.clear()
+        again = World(store_on(database), clock, "again")
+        assert normal(picture(again.graph)) == normal(picture(world.graph))
+    report = drive(verify.check(store_on(database), "default"))
+    assert report.clean, report.lines()

@@ -180,3 +180,16 @@ def test_a_method_of_a_later_luigi_is_durable_too(monkeypatch: pytest.MonkeyPatc
     """Which methods are RPC methods is Luigi's to say."""
     durable = {name for name in luigi.scheduler.RPC_METHODS if name in vars(luigi_spanner.Scheduler)}
     assert durable == set(luigi.scheduler.RPC_METHODS)
+
+
+def test_state_does_not_follow_what_the_caller_does_with_arguments_and_replies() -> None:
+    first = luigi_spanner.Scheduler(store="memory://aliases")
+    second = luigi_spanner.Scheduler(store="memory://aliases")
+    params = {"a": "1"}
+    first.add_task(worker="w", task_id="t", params=params, resources={"r": 1}, family="F")
+    params["a"] = "2"
+    first.task_list("", "")["t"]["resources"]["r"] = 99
+    first.fetch_error("t")["taskParams"]["a"] = "3"
+    first.add_task(worker="w", task_id="t", priority=2)
+    assert second.fetch_error("t")["taskParams"] == {"a": "1"}
+    assert second.ledger.digest == first.ledger.digest

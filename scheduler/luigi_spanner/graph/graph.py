@@ -258,14 +258,14 @@ class Graph(luigi_scheduler.Scheduler):
         other rules and `refuse` is set; else the newcomer's limits hold, unless such a replica lives."""
         now = self.now()
         others = [(key, row) for key, row in self._state.replicas.items() if key != (replica,)]
-        foreign = [str(key[0]) for key, row in others if row["seen_at"] + grace >= now and row["rules"] != rules]
+        foreign = [str(key[0]) for key, row in others if abs(now - row["seen_at"]) <= grace and row["rules"] != rules]
         if foreign and refuse:
             raise RulesMismatch(
                 f"replica {foreign[0]} of this namespace runs with other [scheduler] or [resources] rules; give all replicas the "
                 "same luigi.cfg, or set rules_mismatch = warn in [luigi_spanner]"
             )
         for key, row in others:
-            if row["seen_at"] + grace < now:
+            if abs(now - row["seen_at"]) > grace:
                 self._state.replicas.remove(key)
         if not foreign:
             self.configure()
@@ -290,7 +290,8 @@ class Graph(luigi_scheduler.Scheduler):
     def prune_due(self) -> bool:
         """Whether nobody has pruned for a minute."""
         row = self._state.settings.get(LAST_PRUNE)
-        return row is None or self.now() >= row["value"] + PRUNE_SECONDS
+        # A time to come was written by a clock that was ahead.
+        return row is None or not 0 <= self.now() - row["value"] < PRUNE_SECONDS
 
     def prune_if_due(self) -> None:
         """Prune unless another replica has meanwhile."""

@@ -195,8 +195,7 @@ class Index:
             waiting = self.unfinished[dependent] + sign
             self.unfinished[dependent] = waiting
             if waiting <= 1:
-                self._state.tracker.stale.add(dependent)
-                self._state.tracker.take_stale()
+                self._state.tracker.mark_stale(dependent)
 
     # One task
 

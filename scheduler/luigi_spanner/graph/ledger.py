@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from luigi_spanner.graph.pending import Pending
 from luigi_spanner.graph.rows import KEY_LENGTHS, Record, Resources, apply_record, columns_of, record_of, row_of
 from luigi_spanner.graph.state import State
 from luigi_spanner.graph.tracker import RowId
-from luigi_spanner.journal import ENCODING_VERSION, Entry, Key, Row, canonical, decode, pack, unpack
+from luigi_spanner.journal import ENCODING_VERSION, Entry, Row, canonical, decode, pack, unpack
 from luigi_spanner.stores import CELL_BYTES, COMMIT_BYTES, KEY_BYTES, Snapshot
 
 NAMESPACE_BYTES = 128
@@ -57,20 +57,23 @@ class Ledger:
         """Encode and bound what was touched since the last seal, and let the digest follow; undone with it. Raises Unstorable."""
         records: list[Record] = []
         row_ids: list[RowId] = []
-        for row_id, attributes, row in self._follow():
+        for row_id, attributes, row in self._follow(row_ids):
             records.append(record_of(row_id, attributes, row))
-            row_ids.append(row_id)
         return Sealed(text=self._encode(records) if records else "", row_ids=tuple(row_ids))
 
-    def _follow(self) -> Iterator[tuple[RowId, set[str], dict[str, Any] | None]]:
-        """Let the digest follow what was touched since the last time; yields the rows that have changed, in order."""
+    def _follow(self, changed: list[RowId]) -> Iterator[tuple[RowId, set[str], dict[str, Any] | None]]:
+        """Let the digest follow what was touched since the last time; yields what has changed, in order. `changed` receives
+        the ids of the rows, single ones also where a whole prefix went."""
         for row_id, attributes in self._state.tracker.take().items():
             if len(row_id[1]) < KEY_LENGTHS[row_id[0]]:
-                if self._forget_prefix(row_id):
+                members = self._forget_prefix(row_id)
+                if members:
+                    changed.extend(members)
                     yield row_id, attributes, None
             else:
                 row = row_of(self._state, self._resources, *row_id)
                 if self._keep(row_id, self._text(row_id, row)):
+                    changed.append(row_id)
                     yield row_id, attributes, row
 
     def _text(self, row_id: RowId, row: dict[str, Any] | None) -> str | None:
@@ -121,11 +124,12 @@ class Ledger:
             else:
                 self._members.setdefault(prefix, set()).add(row_id)
 
-    def _forget_prefix(self, prefix: RowId) -> bool:
-        members = list(self._members.get(prefix, ()))
+    def _forget_prefix(self, prefix: RowId) -> list[RowId]:
+        # Sorted, so that every replica has the same order.
+        members = sorted(self._members.get(prefix, ()))
         for row_id in members:
             self._keep(row_id, None)
-        return bool(members)
+        return members
 
     # Entries
 
@@ -144,7 +148,9 @@ class Ledger:
         for records in decode(entry.changes):
             for record in records:
                 apply_record(self._state, self._resources, record)
-        row_ids = [row_id for row_id, _, _ in self._follow()]
+        row_ids: list[RowId] = []
+        for _ in self._follow(row_ids):
+            pass
         if check and digest.format_digest(self.digest) != entry.digest:
             raise Divergence(
                 f"after entry {entry.seq} the digest is {digest.format_digest(self.digest)}, the journal says {entry.digest}"
@@ -181,12 +187,12 @@ class Ledger:
         if digest.format_digest(self.digest) != snapshot.head.digest:
             raise Divergence(f"the tables and the entries up to {snapshot.head.seq} do not have the digest that the journal says")
 
-    def rows(self, row_ids: Iterable[RowId]) -> list[Row]:
-        """Writes that bring these rows of the tables to what memory holds."""
-        return [self._row(table, key) for table, key in row_ids]
-
-    def _row(self, table: str, key: Key) -> Row:
-        row = row_of(self._state, self._resources, table, key) if len(key) == KEY_LENGTHS[table] else None
-        if row is None:
-            return Row(table=table, key=key, body=None, columns={})
-        return Row(table=table, key=key, body=pack(canonical(row).encode("ascii")), columns=columns_of(table, row))
+    def row(self, row_id: RowId) -> Row:
+        """The write that brings this row of the tables to what memory holds. Of a worker that has none left in a relation, one
+        write deletes them all."""
+        table, key = row_id
+        row = row_of(self._state, self._resources, table, key)
+        if row is not None:
+            return Row(table=table, key=key, body=pack(canonical(row).encode("ascii")), columns=columns_of(table, row))
+        alone = KEY_LENGTHS[table] == 1 or (table, key[:1]) in self._members
+        return Row(table=table, key=key if alone else key[:1], body=None, columns={})

@@ -11,8 +11,8 @@ from luigi_spanner.graph.tracker import RowId
 class Pending:
     """Row ids with the seq of their first and last change that the tables lack, in order of the first.
 
-    Deleting every row with a prefix comes before what is added under that prefix afterwards, so flushing in this order,
-    oldest first, never deletes a row that is already up to date.
+    Only single rows are owed, never a whole prefix: writing a row again does no harm, whoever does it and when, while deleting a
+    prefix again would take rows along that somebody has written since.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,6 @@ class Pending:
         for row_id in row_ids:
             known = rows.get(row_id)
             rows[row_id] = (seq if known is None else known[0], seq)
-            if known is not None and len(row_id[1]) > 1 and (row_id[0], row_id[1][:1]) in rows:
-                # A later deletion of the whole prefix must not follow this row: start over behind it.
-                del rows[row_id]
-                rows[row_id] = (seq, seq)
 
     def oldest(self, limit: int) -> list[RowId]:
         """At most `limit` row ids, those first changed longest ago."""

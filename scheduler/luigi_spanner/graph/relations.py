@@ -89,6 +89,7 @@ class Runners(OrderedSet):
         self._state = state
         self._task = task
         self._ordinals: dict[str, int] = {}
+        self._last = -1
         self._in_order = True
 
     def ordinal(self, worker_id: str) -> int:
@@ -115,8 +116,9 @@ class Runners(OrderedSet):
 
     def put(self, worker_id: str, ordinal: int) -> None:
         """Add untracked, at the place that `ordinal` gives it."""
-        if any(other > ordinal for other in self._ordinals.values()):
+        if ordinal < self._last:
             self._in_order = False
+        self._last = max(ordinal, self._last)
         self._ordinals[worker_id] = ordinal
         self._state.get_worker(worker_id).tasks.put(self._task.id, self._task)
 

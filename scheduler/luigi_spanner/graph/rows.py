@@ -31,6 +31,9 @@ KEY_LENGTHS = {
 }
 """State tables in the order in which they load, and the length of their keys; a shorter key is a prefix."""
 
+_FOUNDLING = {"retry_policy": [0, 0, 0], "status": "UNKNOWN", "ordinal": 0, "status_ordinal": 0}
+"""What a task has to have that is merged into and not there: the tables are ahead of the entry, which deletes it later."""
+
 Record = list[Any]
 """One change: [table, key, attributes] sets what it names (null: back to the default), [table, key, row, 1] replaces the
 row, [table, key, null] deletes the row or every row with that prefix."""
@@ -75,6 +78,9 @@ def apply_record(state: State, resources: Resources, record: Record) -> None:
     """Bring memory to what a record of the journal says. Tracked like any change."""
     table, key, row = record[0], tuple(record[1]), record[2]
     whole = len(record) > 3
+    if row is None:
+        # Also where memory lacks it already: the digest must forget it.
+        state.tracker.touch_whole(table, key)
     if table == TASKS:
         _apply_task(state, key[0], row, whole)
     elif table == WORKERS:
@@ -98,7 +104,7 @@ def _apply_task(state: State, task_id: str, row: dict[str, Any] | None, whole: b
             state.inactivate_tasks([task_id])
     elif task is None:
         # Also a merge, when rows ahead of the watermark were loaded: a later entry deletes the task again.
-        state.put_task(task_id, {"retry_policy": [0, 0, 0], "status": "UNKNOWN", "params": {}, **row})
+        state.put_task(task_id, {**_FOUNDLING, **row})
     else:
         merged = {**dict.fromkeys(tasks.ATTRIBUTES), **row} if whole else row
         state.move_task(task, lambda: merge_task(task, merged))
@@ -115,6 +121,8 @@ def _apply_worker(state: State, worker_id: str, row: dict[str, Any] | None, whol
         state.put_worker(worker_id, row)
     else:
         merge_worker(worker, {**dict.fromkeys((*workers.ATTRIBUTES, *workers.SOFT)), **row} if whole else row)
+        if "ordinal" in row:
+            state.rank_worker(worker)
 
 
 def _apply_stakeholder(state: State, key: Key, row: dict[str, Any] | None) -> None:

@@ -199,6 +199,10 @@ class State(luigi_scheduler.SimpleTaskState):
         self.tracker.touch_whole(WORKERS, (worker.id,))
         self._active_workers.put(worker.id, worker)
 
+    def rank_worker(self, worker: Worker) -> None:
+        """The worker's ordinal has changed: it was removed and came back."""
+        self._active_workers.put(worker.id, worker)
+
     def put_worker(self, worker_id: str, row: dict[str, Any]) -> Worker:
         """Insert a worker as its row says, or replace the one that is there."""
         if worker_id in self._active_workers:
@@ -215,7 +219,8 @@ class State(luigi_scheduler.SimpleTaskState):
             self.tracker.log(self._active_workers.put, worker_id, worker)
             self.tracker.touch_whole(WORKERS, (worker_id,))
             self._active_workers.drop(worker_id)
-            self.soft.pop(worker_id, None)
+            if self.soft.pop(worker_id, None) is not None:
+                self.tracker.log(self.soft.__setitem__, worker_id, worker)
 
     def _remove_workers_from_tasks(self, workers: Iterable[str], remove_stakeholders: bool = True) -> None:
         for worker_id in workers:

@@ -109,7 +109,7 @@ class Task(luigi_scheduler.Task):
             # Always a container of its own: Luigi's set_batch_running shares one dict between two attributes.
             value = container(Owner(state.tracker, TASKS, (self.id,), name), value)
         state.tracker.log(_put_back, self, name, old)
-        state.tracker.touch(TASKS, (self.id,), name)
+        state.tracker.touch(TASKS, (self.id,), name if name in _KNOWN else _LATER)
         if name in _VIEWED:
             for view in _VIEWS:
                 state.tracker.touch(TASKS, (self.id,), view)
@@ -122,14 +122,14 @@ class Task(luigi_scheduler.Task):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        attributes = {
-            name: copy.copy(value) for name, value in self.__dict__.items() if name not in ("home", "stakeholders", "workers")
-        }
+        attributes = {name: value for name, value in self.__dict__.items() if name != "home"}
         attributes["stakeholders"] = set(self.stakeholders)
         attributes["workers"] = luigi_scheduler.OrderedSet(list(self.workers))
         for name, container in _CONTAINERS.items():
-            if name in attributes:
+            if attributes.get(name) is not None:
                 attributes[name] = _PLAIN[container](attributes[name])
+        for name in (*_DICTS, *_VIEWS):
+            attributes[name] = copy.copy(attributes[name])
         return attributes
 
 
@@ -154,7 +154,11 @@ def _views(params: dict[str, Any], visibilities: dict[str, Any]) -> dict[str, di
     return {name: getattr(probe, name) for name in _VIEWS}
 
 
-ATTRIBUTES = (*_SCALARS, *_FLAGS, *_DICTS, *_VIEWS, "deps", "failures", "claims", "retry_policy", "resources_running")
+_LATER = "later"
+"""Name in the row for what a later Luigi gives its tasks: any attribute that we do not know, if it is JSON."""
+
+ATTRIBUTES = (*_SCALARS, *_FLAGS, *_DICTS, *_VIEWS, "deps", "failures", "claims", "retry_policy", "resources_running", _LATER)
+_KNOWN = frozenset(ATTRIBUTES) | {"id", "home", "stakeholders", "workers"}
 
 
 def encode_task(task: Task) -> dict[str, Any]:
@@ -178,6 +182,9 @@ def encode_task(task: Task) -> dict[str, Any]:
     if task.claims:
         row["claims"] = task.claims
     row["retry_policy"] = list(attributes["retry_policy"])
+    later = attributes.keys() - _KNOWN
+    if later:
+        row[_LATER] = {name: attributes[name] for name in later}
     if "resources_running" in attributes:
         # Absent differs from any value: in a list, so that None stands for absent.
         running = attributes["resources_running"]
@@ -220,11 +227,12 @@ def decode_task(task_id: str, row: dict[str, Any]) -> Task:
     attributes = task.__dict__
     attributes["id"] = task_id
     for name in ATTRIBUTES:
-        value = None if name in _VIEWS else _decode(name, row.get(name))
+        value = _MISSING if name in _VIEWS or name == _LATER else _decode(name, row.get(name))
         if value is not _MISSING:
             attributes[name] = value
     attributes["stakeholders"] = set()
     attributes["workers"] = luigi_scheduler.OrderedSet()
+    attributes.update(row.get(_LATER) or {})
     attributes.update(_decode_views(attributes["params"], attributes["param_visibilities"], row))
     return task
 
@@ -238,6 +246,10 @@ def merge_task(task: Task, row: dict[str, Any]) -> None:
     """Set the attributes that `row` names, in place: Luigi holds references. Tracked like any change."""
     for name, encoded in row.items():
         if name in _VIEWS:
+            continue
+        if name == _LATER:
+            for later, value in (encoded or {}).items():
+                setattr(task, later, value)
             continue
         value = _decode(name, encoded)
         if value is _MISSING:

@@ -87,6 +87,11 @@ class Tracker:
         """Run `run()` once the change is durable; never, if it is undone."""
         self.effects.append(Effect(run, slow))
 
+    def mark_stale(self, task_id: str) -> None:
+        """The index entry of a task is out of date because of another's."""
+        self.stale.add(task_id)
+        self._refreshed.add(task_id)
+
     def take_stale(self) -> set[str]:
         """Ids of the tasks whose index entries are out of date. Emptying the set is the caller's part."""
         self._refreshed |= self.stale
