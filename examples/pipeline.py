@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import datetime
 import random
+import time
 from pathlib import Path
 
 import luigi
@@ -25,6 +26,7 @@ class Sales(luigi.Task):
     directory = luigi.Parameter()
     shop = luigi.ChoiceParameter(choices=SHOPS)
     day = luigi.DateParameter()
+    seconds = luigi.FloatParameter(default=0.0, significant=False, description="how long an export takes")
 
     resources = {"tills": 1}  # noqa: RUF012  # Luigi reads it from the class
 
@@ -32,6 +34,7 @@ class Sales(luigi.Task):
         return luigi.LocalTarget(str(Path(self.directory, "sales", f"{self.day}-{self.shop}.csv")))
 
     def run(self) -> None:
+        time.sleep(self.seconds)
         till = random.Random(f"{self.shop} {self.day}")
         with self.output().open("w") as file:
             csv.writer(file).writerows((number, till.randint(100, 9999)) for number in range(1, 51))
@@ -42,9 +45,10 @@ class Total(luigi.Task):
 
     directory = luigi.Parameter()
     day = luigi.DateParameter()
+    seconds = luigi.FloatParameter(default=0.0, significant=False)
 
     def requires(self) -> list[Sales]:
-        return [Sales(directory=self.directory, shop=shop, day=self.day) for shop in SHOPS]
+        return [Sales(directory=self.directory, shop=shop, day=self.day, seconds=self.seconds) for shop in SHOPS]
 
     def output(self) -> luigi.LocalTarget:
         return luigi.LocalTarget(str(Path(self.directory, "totals", f"{self.day}.txt")))
@@ -63,9 +67,10 @@ class Best(luigi.Task):
 
     directory = luigi.Parameter()
     day = luigi.DateParameter()
+    seconds = luigi.FloatParameter(default=0.0, significant=False)
 
     def requires(self) -> dict[str, Sales]:
-        return {shop: Sales(directory=self.directory, shop=shop, day=self.day) for shop in SHOPS}
+        return {shop: Sales(directory=self.directory, shop=shop, day=self.day, seconds=self.seconds) for shop in SHOPS}
 
     def output(self) -> luigi.LocalTarget:
         return luigi.LocalTarget(str(Path(self.directory, "best", f"{self.day}.txt")))
@@ -84,7 +89,8 @@ class Week(luigi.WrapperTask):
 
     directory = luigi.Parameter(default="out")
     until = luigi.DateParameter()
+    seconds = luigi.FloatParameter(default=0.0, significant=False, description="how long each export takes")
 
     def requires(self) -> list[luigi.Task]:
         days = [self.until - datetime.timedelta(days=back) for back in range(7)]
-        return [kind(directory=self.directory, day=day) for day in days for kind in (Total, Best)]
+        return [kind(directory=self.directory, day=day, seconds=self.seconds) for day in days for kind in (Total, Best)]

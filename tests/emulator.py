@@ -41,6 +41,9 @@ INSTANCE = "projects/luigi-test/instances/luigi-test"
 _ADMIN = "/google.spanner.admin.database.v1.DatabaseAdmin/"
 _DATA = "/google.spanner.v1.Spanner/"
 
+ABORTS = 10
+"""How often a call is tried: at 5% aborts ten in a row do not happen."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
@@ -215,7 +218,14 @@ def _session(channel: grpc.Channel, database: str) -> str:
 
 def _call(channel: grpc.Channel, method: str, request: Any, reply: Any) -> Any:
     stub = channel.unary_unary(method, type(request).SerializeToString, reply.FromString)
-    return stub(request, timeout=START_SECONDS, wait_for_ready=True)
+    for _ in range(ABORTS):
+        try:
+            return stub(request, timeout=START_SECONDS, wait_for_ready=True)
+        except grpc.RpcError as error:
+            # An emulator with fault injection aborts one commit in twenty, ours too.
+            if error.code() is not grpc.StatusCode.ABORTED:
+                raise
+    raise AssertionError(f"{method} was aborted {ABORTS} times")
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def _set_up_logging(options: Options) -> None:
         DaemonLogging.setup(SimpleNamespace(background=options.background, logdir=options.logdir))
     except OSError as error:
         raise InvalidOption(f"Logging cannot be set up: {error}.") from error
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line for each part that Alembic is made of
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the start-up line says what a person needs
     # [core] logging_conf_file silences every logger made before it that it does not name
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "luigi_spanner":
