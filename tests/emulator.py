@@ -27,11 +27,11 @@ from google.longrunning import operations_pb2
 
 HOW_TO_GET_IT = (
     "needs the Cloud Spanner emulator: install the package google-cloud-cli-spanner-emulator, or run one and set "
-    "SPANNER_EMULATOR_HOST, or set LUIGI_SPANNER_EMULATOR to its emulator_main"
+    "SPANNER_EMULATOR_HOST, or set LUIGI_SPANNER_EMULATOR to its emulator_main or LUIGI_SPANNER_EMULATOR_IMAGE to its image"
 )
 
-IMAGE = "gcr.io/cloud-spanner-emulator/emulator"
-"""The official container image; its emulator listens on port 9010."""
+IMAGE = "LUIGI_SPANNER_EMULATOR_IMAGE"
+"""Environment variable that names a container image of the emulator, whose port is 9010."""
 
 START_SECONDS = 30.0
 """How long an emulator may take to listen: milliseconds, but for a container whose image is still to be fetched."""
@@ -60,7 +60,7 @@ def find_emulator(environ: Mapping[str, str] = os.environ) -> Found | None:
     for binary in _binaries(environ):
         if binary and os.access(binary, os.X_OK) and not os.path.isdir(binary):
             return Found(kind="binary", place=str(binary))
-    for engine in ("docker", "podman"):
+    for engine in ("docker", "podman") if environ.get(IMAGE) else ():
         place = shutil.which(engine, path=environ.get("PATH", ""))
         if place and _works([place, "version"]):
             return Found(kind="container", place=place)
@@ -116,7 +116,7 @@ class Emulator:
         if self.found.kind == "binary":
             return [self.found.place, "--host_port", host, *faults]
         inside = ["./gateway_main", "--hostname", "0.0.0.0", *faults]
-        return [self.found.place, "run", "--rm", "-p", f"{host}:9010", IMAGE, *inside]
+        return [self.found.place, "run", "--rm", "-p", f"{host}:9010", os.environ[IMAGE], *inside]
 
     def _listens(self, host: str) -> bool:
         assert self._process is not None
