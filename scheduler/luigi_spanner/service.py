@@ -43,6 +43,9 @@ GONE_SECONDS = 3 * BEAT_SECONDS
 PING_HOLD = 1.0
 """How long a ping that must change something may wait. Workers ping under a lock that their forks take too."""
 
+NO_MESSAGES = '{"rpc_messages": []}'
+"""The reply to a ping of a worker that has no unread messages."""
+
 CLOCK_BOUND = 5.0
 """Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, and far below
 `worker_disconnect_delay`."""
@@ -129,8 +132,8 @@ class Service:
         return await self._submit(call, self._graph.ping, self._hold, impatient=True)
 
     async def _submit(self, call: Call, rule: Callable[..., Any], hold: float, *, impatient: bool = False) -> str:
-        """Let the commit loop answer the call, within `hold` seconds. `impatient`: a ping, told that nothing is there if it has
-        not even run within PING_HOLD; once it has run it may have taken messages, which must not be lost."""
+        """Let the commit loop answer the call, within `hold` seconds. `impatient`: a ping, told after PING_HOLD that nothing is
+        there, unless it has run and taken messages: those must not be lost."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[str] = loop.create_future()
         waiting = Waiting(call, rule, answered=lambda answered: _resolve(future, answered))
@@ -312,9 +315,14 @@ def _resolve(future: asyncio.Future[str], waiting: Waiting) -> None:
 
 
 def _leave_ping(future: asyncio.Future[str], waiting: Waiting) -> None:
-    if waiting.reply is None and not future.done():
+    if future.done():
+        return
+    if waiting.reply is None:
         waiting.given_up = True
-        future.set_result('{"rpc_messages": []}')
+        future.set_result(NO_MESSAGES)
+    elif waiting.reply == NO_MESSAGES:
+        # It has run and took nothing: whatever becomes of its commit, nothing is lost.
+        future.set_result(NO_MESSAGES)
 
 
 def _expire(future: asyncio.Future[str], waiting: Waiting) -> None:

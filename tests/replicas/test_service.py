@@ -156,6 +156,35 @@ def test_pings_are_not_held() -> None:
     run(scenario)
 
 
+def test_a_ping_that_ran_in_a_batch_that_cannot_be_committed_is_not_held_either() -> None:
+    async def scenario() -> None:
+        store = Gate(Database())
+        async with running(store, hold=10) as service:
+            store.open = False
+            held = asyncio.create_task(ask(service, "add_task", worker="w", task_id="t"))
+            ping = asyncio.create_task(ask(service, "ping", worker="stranger"))
+            assert await asyncio.wait_for(ping, 3) == {"rpc_messages": []}
+            store.open = True
+            await held
+
+    run(scenario)
+
+
+def test_a_ping_that_took_messages_waits_for_its_commit() -> None:
+    async def scenario() -> None:
+        store = Gate(Database())
+        async with running(store, hold=10) as service:
+            await ask(service, "set_worker_processes", worker="w", n=2)
+            store.open = False
+            ping = asyncio.create_task(ask(service, "ping", worker="w"))
+            await asyncio.wait([ping], timeout=services.PING_HOLD + 0.3)
+            assert not ping.done()
+            store.open = True
+            assert [message["name"] for message in (await ping)["rpc_messages"]] == ["set_worker_processes"]
+
+    run(scenario)
+
+
 def test_a_ping_is_refused_once_the_replica_has_lost_touch() -> None:
     async def scenario() -> None:
         clock = Clock()
