@@ -295,6 +295,9 @@ class Replica:
                 await self._catch_up()
         except _RefusedEntry as refused:
             logger.warning("The store refuses a request for a turn: %s", refused)
+        except _LostTrack:
+            # Whether it landed or not, it says nothing that could be doubled.
+            await self._catch_up()
 
     async def _refuse(self, ran: Ran, reason: str) -> list[Waiting]:
         """The store can never hold what these calls changed: each is tried alone, and the one at fault is answered so."""

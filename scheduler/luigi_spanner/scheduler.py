@@ -7,7 +7,6 @@ import functools
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from luigi.scheduler import RPC_METHODS
 from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import Call, Status, UnknownMethod
 from luigi_spanner.graph.graph import Graph
+from luigi_spanner.ids import random_id
 from luigi_spanner.journal import Entry, Row
 from luigi_spanner.replica import Replica
 from luigi_spanner.service import metrics_of
@@ -58,11 +58,11 @@ class Scheduler(Graph):
         self._lock = threading.RLock()
         opened = _open(self._url, self._namespace)
         self._replica = Replica(
-            name=f"in-process/{self._pid}/{uuid.uuid4().hex[:8]}",
+            name=f"in-process/{self._pid}/{random_id()[:8]}",
             namespace=self._namespace,
             store=opened,
             graph=self,
-            ids=lambda: uuid.uuid4().hex,
+            ids=random_id,
             clock=lambda: time.time(),
             sleep=_sleep,
         )
@@ -76,12 +76,15 @@ class Scheduler(Graph):
         """Run one call to its end. A call that a rule makes of another is part of the first."""
         if self._inside.running:
             return rule(self, **arguments)
+        call = Call(request_id=random_id(), method=method, arguments=_values(arguments))
+        return self._settle(Waiting(call, functools.partial(rule, self), encoded=False))
+
+    def _settle(self, waiting: Waiting) -> Any:
+        """The reply to a call, once it is durable, in containers of its own. Raises what it ended with."""
         self._follow_fork()
         with self._lock:
             self._inside.running = True
             try:
-                call = Call(request_id=uuid.uuid4().hex, method=method, arguments=_values(arguments))
-                waiting = Waiting(call, functools.partial(rule, self), encoded=False)
                 _drive(self._replica.settle([waiting]))
                 reply = _values(waiting.reply)
                 _drive(self._replica.tidy())
@@ -105,17 +108,7 @@ class Scheduler(Graph):
         """The reply's value as JSON text, for a server in this process. Raises CallError."""
         if call.method not in RPC_METHODS or not hasattr(self, call.method):
             raise UnknownMethod(f"there is no method {call.method!r}")
-        waiting = Waiting(call, getattr(super(), call.method))
-        self._follow_fork()
-        with self._lock:
-            self._inside.running = True
-            try:
-                _drive(self._replica.settle([waiting]))
-            finally:
-                self._inside.running = False
-        if waiting.error is not None:
-            raise waiting.error
-        return str(waiting.reply)
+        return str(self._settle(Waiting(call, getattr(super(), call.method))))
 
     # What a server needs besides
 
@@ -127,8 +120,8 @@ class Scheduler(Graph):
 
     async def status(self) -> Status:
         return Status(
-            ready=True,
-            reasons=(),
+            ready=self._replica.failure is None,
+            reasons=() if self._replica.failure is None else (self._replica.failure,),
             replica=self._replica.name,
             namespace=self._namespace,
             applied=self.ledger.applied,

@@ -6,10 +6,8 @@ import asyncio
 import hashlib
 import logging
 import os
-import random
 import socket
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -23,6 +21,7 @@ from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import SYSTEM, BadRequest, Call, CallError, Status, StoreDown, UnknownMethod
 from luigi_spanner.graph.graph import Graph, configured_limits
 from luigi_spanner.graph.ledger import Divergence
+from luigi_spanner.ids import random_id
 from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread
 from luigi_spanner.replica import Limits, Replica
@@ -67,9 +66,8 @@ class Service:
         cls, url: str, namespace: str, *, hold: float = 8.0, rules_mismatch: str = "refuse", journal_keep: int = 100_000
     ) -> Service:
         """A service on the namespace of a store, not yet started. Raises StoreError."""
-        ids = _ids()
-        store = await open_store(url, namespace, ids=ids)
-        return cls(store, namespace, ids=ids, hold=hold, rules_mismatch=rules_mismatch, journal_keep=journal_keep)
+        store = await open_store(url, namespace, ids=random_id)
+        return cls(store, namespace, ids=random_id, hold=hold, rules_mismatch=rules_mismatch, journal_keep=journal_keep)
 
     def __init__(
         self,
@@ -329,12 +327,6 @@ def _expire(future: asyncio.Future[str], waiting: Waiting) -> None:
     waiting.given_up = True
     if not future.done():
         future.set_exception(StoreDown("the store did not answer in time; the outcome is unknown"))
-
-
-def _ids() -> Callable[[], str]:
-    """Random ids: 32 hexadecimal digits from the system's source of randomness."""
-    source = random.SystemRandom()
-    return lambda: uuid.UUID(int=source.getrandbits(128)).hex
 
 
 def _rules(config: Any, limits: dict[str, Any]) -> str:

@@ -249,6 +249,25 @@ def test_a_request_for_a_turn_that_is_refused_harms_nobody(world: World, store: 
     assert world.call("add_task", worker="w", task_id="t") == "null"
 
 
+def test_a_request_for_a_turn_that_the_journal_no_longer_tells_of_harms_nobody(
+    world: World, store: FaultyStore, database: Database
+) -> None:
+    async def landed_and_truncated(attempt: Any) -> Any:
+        outcome = await lost_reply(attempt)
+        rival = other(database)
+        rival.replica._turns = world.replica._turns
+        for number in range(5):
+            rival.call("add_task", worker="v", task_id=f"t{number}")
+        await store.truncate(5)
+        return outcome
+
+    store.faults = [landed_and_truncated]
+    drive(world.replica._ask_for_turn())
+    assert world.replica.failure is None
+    world.call("add_task", worker="w", task_id="after")
+    assert len(world.graph._state._tasks) == 6
+
+
 def test_a_commit_whose_predecessor_is_truncated_is_no_commit(world: World, store: FaultyStore, database: Database) -> None:
     rival = other(database)
 

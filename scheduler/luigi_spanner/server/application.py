@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os.path
-import uuid
 from collections.abc import Callable
 
 import luigi
@@ -12,6 +11,7 @@ import tornado.escape
 import tornado.web
 
 from luigi_spanner.calls import Scheduling
+from luigi_spanner.ids import random_id
 from luigi_spanner.server.door import Door
 from luigi_spanner.server.handlers import (
     ApiHandler,
@@ -26,11 +26,6 @@ from luigi_spanner.server.validate import methods
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Largest body of a call, unless configured. Far above what workers send, far below an entry's limit in every store."""
-
-
-def random_id() -> str:
-    """An id for a request that brought none."""
-    return uuid.uuid4().hex
 
 
 def app(
