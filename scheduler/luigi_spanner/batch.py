@@ -48,7 +48,7 @@ START = Savepoint(undo=0, effects=0)
 
 @dataclass(eq=False, slots=True)
 class Waiting:
-    """A call that waits for its answer: a reply or an error, once. `encoded`: the reply is wanted as JSON text.
+    """A call that waits for its answer: a reply or an error, once. `encoded`: the reply is wanted as JSON in bytes.
 
     `answered` is called with it then, and again is harmless. A call that was given up before it ran is never run (I13).
     """
@@ -124,7 +124,7 @@ def _run_one(graph: Graph, waiting: Waiting) -> Sealed:
     waiting.reply = waiting.error = None
     try:
         result = graph.run(waiting.run, waiting.call.arguments)
-        waiting.reply = json.dumps(result) if waiting.encoded else result
+        waiting.reply = json.dumps(result).encode("ascii") if waiting.encoded else result
         return graph.ledger.seal()
     except Exception as error:  # Luigi's rules may raise anything: the call ends with it, its neighbours are unharmed.
         graph.tracker.rollback(savepoint)

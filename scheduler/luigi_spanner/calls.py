@@ -112,8 +112,8 @@ class Status:
 class Scheduling(Protocol):
     """What a server needs of whoever answers the calls."""
 
-    async def call(self, call: Call) -> str:
-        """The reply's value as JSON text, once it is durable. Raises CallError."""
+    async def call(self, call: Call) -> bytes:
+        """The reply's value as JSON, once it is durable. Raises CallError."""
         ...
 
     async def status(self) -> Status:

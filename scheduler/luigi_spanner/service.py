@@ -19,7 +19,7 @@ from luigi.task_history import NopHistory
 from luigi_spanner._version import __version__
 from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import SYSTEM, BadRequest, Call, CallError, Status, StoreDown, UnknownMethod
-from luigi_spanner.graph.graph import Graph, configured_limits
+from luigi_spanner.graph.graph import NO_MESSAGES, Graph, configured_limits
 from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import canonical
@@ -41,9 +41,6 @@ GONE_SECONDS = 3 * BEAT_SECONDS
 
 PING_HOLD = 1.0
 """How long a ping that must change something may wait. Workers ping under a lock that their forks take too."""
-
-NO_MESSAGES = '{"rpc_messages": []}'
-"""The reply to a ping of a worker that has no unread messages."""
 
 CLOCK_BOUND = 5.0
 """Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, and far below
@@ -108,8 +105,8 @@ class Service:
 
     # Calls
 
-    async def call(self, call: Call) -> str:
-        """The reply's value as JSON text, once it is durable. Raises CallError."""
+    async def call(self, call: Call) -> bytes:
+        """The reply's value as JSON, once it is durable. Raises CallError."""
         if call.method not in RPC_METHODS or not hasattr(self._graph, call.method):
             raise UnknownMethod(f"there is no method {call.method!r}")
         if self._replica.failure is not None:
@@ -118,7 +115,7 @@ class Service:
             return await self._ping(call)
         return await self._submit(call, getattr(self._graph, call.method), self._hold)
 
-    async def _ping(self, call: Call) -> str:
+    async def _ping(self, call: Call) -> bytes:
         grain = self._graph._state.grain
         in_touch = self._clock() - self._replica.contact <= grain
         if not in_touch:
@@ -129,11 +126,11 @@ class Service:
             return reply
         return await self._submit(call, self._graph.ping, self._hold, impatient=True)
 
-    async def _submit(self, call: Call, rule: Callable[..., Any], hold: float, *, impatient: bool = False) -> str:
+    async def _submit(self, call: Call, rule: Callable[..., Any], hold: float, *, impatient: bool = False) -> bytes:
         """Let the commit loop answer the call, within `hold` seconds. `impatient`: a ping, told after PING_HOLD that nothing is
         there, unless it has run and taken messages: those must not be lost."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[str] = loop.create_future()
+        future: asyncio.Future[bytes] = loop.create_future()
         waiting = Waiting(call, rule, answered=lambda answered: _resolve(future, answered))
         expiries = [loop.call_later(hold, _expire, future, waiting)]
         if impatient:
@@ -303,7 +300,7 @@ class _Headers(dict[str, str]):
         self[name] = value
 
 
-def _resolve(future: asyncio.Future[str], waiting: Waiting) -> None:
+def _resolve(future: asyncio.Future[bytes], waiting: Waiting) -> None:
     if future.done():
         return
     if waiting.error is not None:
@@ -312,7 +309,7 @@ def _resolve(future: asyncio.Future[str], waiting: Waiting) -> None:
         future.set_result(waiting.reply)
 
 
-def _leave_ping(future: asyncio.Future[str], waiting: Waiting) -> None:
+def _leave_ping(future: asyncio.Future[bytes], waiting: Waiting) -> None:
     if future.done():
         return
     if waiting.reply is None:
@@ -323,7 +320,7 @@ def _leave_ping(future: asyncio.Future[str], waiting: Waiting) -> None:
         future.set_result(NO_MESSAGES)
 
 
-def _expire(future: asyncio.Future[str], waiting: Waiting) -> None:
+def _expire(future: asyncio.Future[bytes], waiting: Waiting) -> None:
     waiting.given_up = True
     if not future.done():
         future.set_exception(StoreDown("the store did not answer in time; the outcome is unknown"))

@@ -234,7 +234,7 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def call(self, call: Call) -> str:
+    async def call(self, call: Call) -> bytes:
         raise self.error
 
     async def status(self) -> Status:
@@ -301,8 +301,8 @@ def test_a_method_of_a_later_luigi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(luigi.scheduler, "Scheduler", Later)
 
     class Choir(Failing):
-        async def call(self, call: Call) -> str:
-            return json.dumps(Later().sing(**call.arguments))
+        async def call(self, call: Call) -> bytes:
+            return json.dumps(Later().sing(**call.arguments)).encode()
 
     async def opening() -> Choir:
         return Choir(RuntimeError())
@@ -317,10 +317,10 @@ def test_a_call_whose_caller_has_gone_is_marked() -> None:
     waiting, gone = asyncio.Event(), []
 
     class Waiting(Failing):
-        async def call(self, call: Call) -> str:
+        async def call(self, call: Call) -> bytes:
             gone.append(call)
             await asyncio.wait_for(waiting.wait(), 20)
-            return "null"
+            return b"null"
 
         async def stop(self) -> None:
             waiting.set()
@@ -347,8 +347,8 @@ def test_a_large_call_does_not_hold_up_the_others() -> None:
     running, started = threading.Event(), threading.Event()
 
     class Slow(Failing):
-        async def call(self, call: Call) -> str:
-            return "null"
+        async def call(self, call: Call) -> bytes:
+            return b"null"
 
     def slowly(query: str, headers: object, body: bytes) -> str:
         if len(body) >= handlers.LARGE_BYTES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from fractions import Fraction
@@ -26,6 +25,9 @@ from luigi_spanner.graph.state import State
 from luigi_spanner.graph.task import Task
 from luigi_spanner.graph.tracker import Tracker
 from luigi_spanner.graph.worker import Worker
+
+NO_MESSAGES = b'{"rpc_messages": []}'
+"""The reply to a ping of a worker that has no unread messages."""
 
 PAUSED = ("paused",)
 LAST_PRUNE = ("last_prune",)
@@ -102,14 +104,14 @@ class Graph(luigi_scheduler.Scheduler):
         with surroundings.entered(self.tracker, self.clock):
             return rule(**arguments)
 
-    def ping_from_memory(self, arguments: dict[str, Any]) -> str | None:
+    def ping_from_memory(self, arguments: dict[str, Any]) -> bytes | None:
         """The reply to a ping that changes nothing but liveness (I7), None if it must take the way of every call."""
         worker = self._state.find_worker(arguments.get("worker", ""))
         if worker is None or worker.rpc_messages or not self._state.grain:
             return None
         with surroundings.entered(self.tracker, self.clock):
             worker.update(None)
-        return json.dumps({"rpc_messages": []})
+        return NO_MESSAGES
 
     # Rules that differ from stock's in how, not in what
 
