@@ -104,11 +104,11 @@ class Scheduler(Graph):
         else:
             self._connect()
 
-    async def call(self, call: Call) -> str:
-        """The reply's value as JSON text, for a server in this process. Raises CallError."""
+    async def call(self, call: Call) -> bytes:
+        """The reply's value as JSON, for a server in this process. Raises CallError."""
         if call.method not in RPC_METHODS or not hasattr(self, call.method):
             raise UnknownMethod(f"there is no method {call.method!r}")
-        return str(self._settle(Waiting(call, getattr(super(), call.method))))
+        return bytes(self._settle(Waiting(call, getattr(super(), call.method))))
 
     # What a server needs besides
 
