@@ -46,6 +46,10 @@ RETRY_SECONDS = (0.02, 1.0)
 QUIET_SECONDS = 2.0
 """After how long without another replica's entry the rows that it left are written by whoever notices."""
 
+CALM_SECONDS = 0.05
+"""How long nobody must have called for the rows that the tables owe to be written: several times what a worker takes between
+two calls."""
+
 TRUNCATE_EVERY = 1000
 """Entries between two truncations of the journal."""
 
@@ -116,6 +120,9 @@ class Replica:
         self.offset = Offset(clock, self.limits.offset_bound)
         self._truncated = 0
         self._foreign = -math.inf
+        self._defers = False
+        self._used = -math.inf
+        self._calm: asyncio.TimerHandle | None = None
 
     @property
     def failure(self) -> str | None:
@@ -142,13 +149,29 @@ class Replica:
 
     async def run(self) -> None:
         """Answer what is submitted, a batch at a time, until stopped."""
+        self._defers = True
         while self._queue or not self._stopping:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
                 await self.settle([self._queue.popleft() for _ in range(min(len(self._queue), batches.BATCH_CALLS))])
                 await self._truncate()
-            await self._flush()
+            if not self._in_use():
+                await self._flush()
+            elif self.graph.ledger.pending and self._calm is None:
+                self._calm = asyncio.get_running_loop().call_later(CALM_SECONDS, self._look_again)
+        if self._calm is not None:
+            self._calm.cancel()
+        await self._flush()
+
+    def _look_again(self) -> None:
+        self._calm = None
+        self._wake.set()
+
+    def _in_use(self) -> bool:
+        """Whether somebody called a moment ago and will probably call again in a moment: rows then wait for the end of it, when
+        whatever changed several times is written once."""
+        return bool(self._queue) or (self._defers and 0 <= self._clock() - self._used < CALM_SECONDS)
 
     async def settle(self, batch: list[Waiting]) -> None:
         """Answer every call of `batch`, each once; StoreDown for all if the replica fails."""
@@ -192,6 +215,7 @@ class Replica:
             fresh = True
             if self._turns.asks_after(losses):
                 await self._ask_for_turn()
+        self._used = self._clock()
         self._release(self.graph.tracker.settle())
         for waiting in ran.calls:
             waiting.answer()
@@ -363,7 +387,7 @@ class Replica:
         return batches.run(self.graph, batch, self.graph.ledger.applied + 1)
 
     def _load(self) -> Load:
-        return Load.BUSY if self._queue else Load.IDLE
+        return Load.BUSY if self._in_use() else Load.IDLE
 
     def _draft(self, ran: Ran, load: Load, *, turn: bool = False) -> Draft:
         return batches.draft(
@@ -372,7 +396,7 @@ class Replica:
 
     def _adopt(self, draft: Draft) -> None:
         self.contact = self._clock()
-        self.graph.ledger.committed(draft.entry.seq, draft.entry.watermark, draft.pending)
+        self.graph.ledger.committed(draft.entry.seq, draft.entry.watermark, draft.changed, draft.written)
         self._turns.seen(draft.entry)
 
     def _undo(self) -> None:

@@ -246,7 +246,7 @@ def test_a_request_for_a_turn_that_is_refused_harms_nobody(world: World, store: 
 
     store.faults = [refuses]
     drive(world.replica._ask_for_turn())
-    assert world.call("add_task", worker="w", task_id="t") == "null"
+    assert world.call("add_task", worker="w", task_id="t") == b"null"
 
 
 def test_a_request_for_a_turn_that_the_journal_no_longer_tells_of_harms_nobody(
@@ -284,7 +284,7 @@ def test_a_commit_whose_predecessor_is_truncated_is_no_commit(world: World, stor
 
 def test_a_digest_that_does_not_fit_stops_the_replica(world: World, database: Database, caplog: pytest.LogCaptureFixture) -> None:
     other(database).call("add_task", worker="w", task_id="t")
-    world.graph.ledger.digest += 1
+    world.graph.ledger.rows_digest += 1
     with pytest.raises(StoreDown):
         world.call("is_paused")
     assert world.replica.failure is not None
@@ -609,6 +609,6 @@ def test_a_row_that_the_store_refuses_is_not_blamed_on_the_call(world: World, st
         return Refused(reason="no rows today") if rows else await inner(seq, entry, rows)
 
     store.inner.commit = fussy  # type: ignore[method-assign]
-    assert world.call("add_task", worker="w", task_id="t") == "null"
+    assert world.call("add_task", worker="w", task_id="t") == b"null"
     drive(world.replica._flush())
     assert world.replica.failure is None

@@ -120,8 +120,7 @@ def picture(graph: Graph) -> dict[str, Any]:
         "simple": {name: _sorted(getattr(state, name)) for name in ("batchers", "settings", "emails", "replicas")},
         "resources": (_sorted(graph._resources), _sorted(graph._resources.origins)),
         "digest": graph.ledger.digest,
-        "digests": _sorted(graph.ledger._digests),
-        "members": {key: sorted(value) for key, value in _sorted(graph.ledger._members)},
+        "digests": {table: _sorted(digests) for table, digests in _sorted(graph.ledger._digests) if digests},
     }
 
 

@@ -8,16 +8,28 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from exercise import NAMESPACE, Exercise, append, entry, journal, on_loop, opened, stakeholder, table, task
 
 from luigi_spanner import migrate
-from luigi_spanner.stores import Committed, InvalidStore, SchemaMismatch, Store, Unavailable, Unknown, sqlite, sqlite_file
+from luigi_spanner.stores import (
+    Committed,
+    InvalidStore,
+    SchemaMismatch,
+    Store,
+    Unavailable,
+    Unknown,
+    sqlite,
+    sqlite_file,
+    sqlite_sql,
+)
 
 DEADLINE = 0.3
 """Seconds; long enough for the work of a test, short enough to wait for."""
@@ -122,9 +134,30 @@ async def test_a_lock_that_passes_is_waited_for(place: SqlitePlace) -> None:
     async with opened(place) as (store,):
         with place.locked():
             commit = asyncio.create_task(store.commit(1, entry(1), []))
-            await asyncio.sleep(2 * sqlite.LOCK_SECONDS)
+            await asyncio.sleep(0.2)
             assert not commit.done()
         assert isinstance(await commit, Committed)
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+@on_loop
+async def test_quick_work_is_done_at_once_and_slow_work_on_the_thread(
+    place: SqlitePlace, monkeypatch: pytest.MonkeyPatch, prompt: bool
+) -> None:
+    monkeypatch.setattr(sqlite, "PROMPT_SECONDS", 60.0 if prompt else -1.0)
+    threads = set()
+    append_entry = sqlite_sql.append
+
+    def append(*args: Any) -> None:
+        threads.add(threading.current_thread() is threading.main_thread())
+        append_entry(*args)
+
+    monkeypatch.setattr(sqlite_sql, "append", append)
+    async with opened(place) as (store,):
+        for seq in range(1, 10):
+            assert isinstance(await store.commit(seq, entry(seq), []), Committed)
+            assert await store.read_after(seq) == []
+    assert threads == {prompt}
 
 
 @on_loop

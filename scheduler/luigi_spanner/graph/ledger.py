@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from luigi_spanner import digest
+from luigi_spanner.digest import LASTING, TASKS
 from luigi_spanner.graph.pending import Pending
-from luigi_spanner.graph.rows import KEY_LENGTHS, Record, Resources, apply_record, columns_of, record_of, row_of
+from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS
+from luigi_spanner.graph.rows import KEY_LENGTHS, Resources, apply_record, columns_of, row_of
 from luigi_spanner.graph.state import State
-from luigi_spanner.graph.tracker import RowId
-from luigi_spanner.journal import ENCODING_VERSION, Entry, Row, canonical, decode, pack, unpack
+from luigi_spanner.graph.task import Task, encode_lasting, encode_moving
+from luigi_spanner.graph.tracker import WHOLE, RowId
+from luigi_spanner.journal import ENCODING_VERSION, Entry, Key, Row, canonical, decode, pack, unpack
 from luigi_spanner.stores import CELL_BYTES, COMMIT_BYTES, KEY_BYTES, Snapshot
 
 NAMESPACE_BYTES = 128
 """Longest namespace; a row's key must leave room for it."""
+
+UNCHECKED_BYTES = 64 * 1024
+"""Half a task of up to so many bytes is not compressed to see whether the whole fits into a cell: ROW_BYTES leaves it room."""
+
+ROW_BYTES = CELL_BYTES - UNCHECKED_BYTES
+"""Largest row body."""
+
+RELATIONS = (STAKEHOLDERS, RUNNERS)
+EMAILS = "emails"
+"""The only table whose key is a number."""
+
+HALVES = ("moving", "lasting")
 
 
 class Unstorable(Exception):
@@ -38,104 +54,130 @@ class Sealed:
         return bool(self.row_ids)
 
 
+UNCHANGED = Sealed(text="", row_ids=())
+"""What a call that changed nothing has changed."""
+
+
 class Ledger:
     """Digest and pending rows of a state. `applied` is the seq of the entry that memory stands at."""
 
     def __init__(self, state: State, resources: Resources) -> None:
         self._state = state
         self._resources = resources
-        self._digests: dict[RowId, int] = {}
-        self._members: dict[RowId, set[RowId]] = {}
-        self.digest = digest.EMPTY
+        # Of each half of a task, and of each row of the other tables; the relations keep their own.
+        self._digests: dict[str, dict[Key, int]] = defaultdict(dict)
+        self._orphans: dict[RowId, set[str]] = {}
+        self.rows_digest = digest.EMPTY
         self.applied = 0
         self.watermark = 0
         self.pending = Pending()
+
+    @property
+    def digest(self) -> str:
+        """The digest of the whole state, as an entry carries it."""
+        return digest.format_digest(self.rows_digest + self._state.relations_digest)
 
     # One call
 
     def seal(self) -> Sealed:
         """Encode and bound what was touched since the last seal, and let the digest follow; undone with it. Raises Unstorable."""
-        records: list[Record] = []
         row_ids: list[RowId] = []
-        for row_id, attributes, row in self._follow(row_ids):
-            records.append(record_of(row_id, attributes, row))
-        return Sealed(text=self._encode(records) if records else "", row_ids=tuple(row_ids))
-
-    def _follow(self, changed: list[RowId]) -> Iterator[tuple[RowId, set[str], dict[str, Any] | None]]:
-        """Let the digest follow what was touched since the last time; yields what has changed, in order. `changed` receives
-        the ids of the rows, single ones also where a whole prefix went."""
-        for row_id, attributes in self._state.tracker.take().items():
-            if len(row_id[1]) < KEY_LENGTHS[row_id[0]]:
-                members = self._forget_prefix(row_id)
-                if members:
-                    changed.extend(members)
-                    yield row_id, attributes, None
-            else:
-                row = row_of(self._state, self._resources, *row_id)
-                if self._keep(row_id, self._text(row_id, row)):
-                    changed.append(row_id)
-                    yield row_id, attributes, row
-
-    def _text(self, row_id: RowId, row: dict[str, Any] | None) -> str | None:
-        if row is None:
-            return None
-        try:
-            size = NAMESPACE_BYTES + sum(len(part.encode()) if isinstance(part, str) else 8 for part in row_id[1])
-            text = canonical(row)
-        except (UnicodeEncodeError, AttributeError) as error:
-            raise Unstorable(f"a key of {row_id[0]} is no text that a database can hold") from error
-        except (TypeError, ValueError, RecursionError) as error:
-            raise Unstorable(f"a row of {row_id[0]} cannot be written as JSON: {error}") from error
-        if size > KEY_BYTES:
-            raise Unstorable(f"a key of {row_id[0]} is {size} bytes long, the limit is {KEY_BYTES}")
-        if len(text) > CELL_BYTES and len(pack(text.encode("ascii"))) > CELL_BYTES:
-            raise Unstorable(f"a row of {row_id[0]} is larger than {CELL_BYTES} bytes")
-        return text
-
-    def _encode(self, records: list[Record]) -> str:
-        text = canonical(records)
+        records = [record for record in self._follow(row_ids) if record]
+        if not records:
+            return UNCHANGED
+        text = f"[{','.join(records)}]"
         if len(text) > COMMIT_BYTES:
             raise Unstorable(f"the call changes {len(text)} bytes at once, the limit is {COMMIT_BYTES}")
-        return text
+        return Sealed(text=text, row_ids=tuple(row_ids))
 
-    def _keep(self, row_id: RowId, text: str | None) -> bool:
-        """Let the digest follow one row. Whether the row has changed at all. Undoable."""
-        old = self._digests.get(row_id)
-        new = None if text is None else digest.row_digest(*row_id, text)
+    def _follow(self, changed: list[RowId]) -> Iterator[str]:
+        """Let the digest follow what was touched since the last time; yields a record of each change, in order, as JSON.
+        `changed` receives the ids of the rows, single ones also where a whole prefix went."""
+        for row_id, attributes in self._state.tracker.take().items():
+            table, key = row_id
+            if len(key) < KEY_LENGTHS[table]:
+                members = sorted(attributes.union(self._orphans.pop(row_id, ())))
+                changed.extend((table, (*key, member)) for member in members)
+                yield f'["{table}",{canonical(key)},null]' if members else ""
+            elif table in RELATIONS:
+                changed.append(row_id)
+                yield self._follow_relation(table, key)
+            else:
+                record = self._follow_task(key, attributes) if table == TASKS else self._follow_row(table, key, attributes)
+                if record:
+                    changed.append(row_id)
+                    yield record
+
+    def _follow_relation(self, table: str, key: Key) -> str:
+        # Its digest has followed already: it says nothing but the key and an ordinal.
+        _check_key(table, key)
+        self._orphans.get((table, key[:1]), set()).discard(str(key[1]))
+        row = row_of(self._state, self._resources, table, key)
+        return f'["{table}",{canonical(key)},{"null" if row is None else canonical(row) + ",1"}]'
+
+    def _follow_task(self, key: Key, attributes: set[str]) -> str:
+        task = self._state._tasks.get(key[0])
+        if task is None:
+            gone = [self._keep(half, key, None) for half in HALVES]
+            return f'["{TASKS}",{canonical(key)},null]' if any(gone) else ""
+        whole = WHOLE in attributes
+        if whole:
+            _check_key(TASKS, key)
+        moving = encode_moving(task) if whole or not attributes <= LASTING else None
+        lasting = encode_lasting(task) if whole or not attributes.isdisjoint(LASTING) else None
+        texts = [None if half is None else _text(TASKS, half) for half in (moving, lasting)]
+        changes = [self._keep(half, key, text) for half, text in zip(HALVES, texts, strict=True) if text is not None]
+        if not any(changes):
+            return ""
+        if max(len(text or "") for text in texts) > UNCHECKED_BYTES:
+            self._task_body(task)
+        if whole:
+            return f'["{TASKS}",{canonical(key)},{_joined(*texts)},1]'
+        row = {**(moving or {}), **(lasting or {})}
+        return f'["{TASKS}",{canonical(key)},{canonical({name: row.get(name) for name in attributes})}]'
+
+    def _follow_row(self, table: str, key: Key, attributes: set[str]) -> str:
+        row = row_of(self._state, self._resources, table, key)
+        text = None if row is None else _text(table, row)
+        if text is not None:
+            if table != EMAILS:
+                _check_key(table, key)
+            if len(text) > UNCHECKED_BYTES:
+                _check_cell(table, text)
+        if not self._keep(table, key, text):
+            return ""
+        if row is None:
+            return f'["{table}",{canonical(key)},null]'
+        if WHOLE in attributes:
+            return f'["{table}",{canonical(key)},{text},1]'
+        return f'["{table}",{canonical(key)},{canonical({name: row.get(name) for name in attributes})}]'
+
+    def _keep(self, kind: str, key: Key, text: str | None) -> bool:
+        """Let the digest follow a row or half a row. Whether it has changed at all. Undoable."""
+        old = self._digests[kind].get(key)
+        new = None if text is None else digest.text_digest(kind, key, text)
         if old == new:
             return False
-        self._state.tracker.log(self._put_digest, row_id, old)
-        self._put_digest(row_id, new)
+        self._state.tracker.log(self._put_digest, kind, key, old)
+        self._put_digest(kind, key, new)
         return True
 
-    def _put_digest(self, row_id: RowId, new: int | None) -> None:
-        old = self._digests.pop(row_id, None)
+    def _put_digest(self, kind: str, key: Key, new: int | None) -> None:
+        digests = self._digests[kind]
+        self.rows_digest += (new or 0) - digests.pop(key, 0)
         if new is not None:
-            self._digests[row_id] = new
-        self.digest = (self.digest - (old or 0) + (new or 0)) % digest.MODULUS
-        if len(row_id[1]) > 1:
-            prefix = (row_id[0], row_id[1][:1])
-            if new is None:
-                members = self._members.get(prefix)
-                if members is not None:
-                    members.discard(row_id)
-                    if not members:
-                        del self._members[prefix]
-            else:
-                self._members.setdefault(prefix, set()).add(row_id)
+            digests[key] = new
 
-    def _forget_prefix(self, prefix: RowId) -> list[RowId]:
-        # Sorted, so that every replica has the same order.
-        members = sorted(self._members.get(prefix, ()))
-        for row_id in members:
-            self._keep(row_id, None)
-        return members
+    def _task_body(self, task: Task) -> bytes:
+        texts = [canonical(encode_moving(task)), canonical(encode_lasting(task))]
+        return _check_cell(TASKS, "\n".join(texts))
 
     # Entries
 
-    def committed(self, seq: int, watermark: int, pending: Pending) -> None:
-        """Our own entry `seq` is durable; the tables now owe `pending`."""
-        self.pending = pending
+    def committed(self, seq: int, watermark: int, changed: Iterable[RowId], written: Iterable[RowId]) -> None:
+        """Our own entry `seq` is durable: it changed the rows `changed`, and its commit wrote the rows `written`."""
+        self.pending.add(changed, seq)
+        self.pending.written(written)
         self.applied = seq
         self.watermark = watermark
 
@@ -151,10 +193,8 @@ class Ledger:
         row_ids: list[RowId] = []
         for _ in self._follow(row_ids):
             pass
-        if check and digest.format_digest(self.digest) != entry.digest:
-            raise Divergence(
-                f"after entry {entry.seq} the digest is {digest.format_digest(self.digest)}, the journal says {entry.digest}"
-            )
+        if check and self.digest != entry.digest:
+            raise Divergence(f"after entry {entry.seq} the digest is {self.digest}, the journal says {entry.digest}")
         self.pending.add(row_ids, entry.seq)
         self.pending.complete_to(entry.watermark, entry.seq)
         self.applied = entry.seq
@@ -167,32 +207,92 @@ class Ledger:
         self._resources.clear()
         self._resources.origins.clear()
         self._digests.clear()
-        self._members.clear()
+        self._orphans.clear()
         self.pending.clear()
-        self.digest = digest.EMPTY
+        self.rows_digest = digest.EMPTY
         for table, length in KEY_LENGTHS.items():
             for key, body in snapshot.tables.get(table, ()):
                 if len(key) != length:
                     raise Divergence(f"a row of {table} has a key of {len(key)} parts")
-                text = unpack(body).decode("ascii")
-                apply_record(self._state, self._resources, [table, list(key), json.loads(text), 1])
+                self._load_row(table, key, unpack(body).decode("ascii"))
                 self._state.tracker.settle()
-                self._put_digest((table, key), digest.row_digest(table, key, text))
         first = snapshot.entries[0] if snapshot.entries else None
         self.applied = snapshot.head.seq if first is None else first.seq - 1
         self.watermark = snapshot.head.watermark
         for entry in snapshot.entries:
             # Rows may be ahead of the watermark, so the digest fits again at the head only.
             self.apply(entry, check=False)
-        if digest.format_digest(self.digest) != snapshot.head.digest:
+        if self.digest != snapshot.head.digest or any(self._orphans.values()):
             raise Divergence(f"the tables and the entries up to {snapshot.head.seq} do not have the digest that the journal says")
+
+    def _load_row(self, table: str, key: Key, text: str) -> None:
+        if table == TASKS:
+            halves = text.split("\n")
+            row: dict[str, Any] = {}
+            for half, part in zip(HALVES, halves, strict=True):
+                row.update(json.loads(part))
+                self._put_digest(half, key, digest.text_digest(half, key, part))
+            self._state.put_task(str(key[0]), row)
+        elif table in RELATIONS and not self._state.has_task(str(key[1])):
+            # The tables are ahead of the watermark: an entry to come deletes the row as it deletes the task.
+            self._orphans.setdefault((table, key[:1]), set()).add(str(key[1]))
+        else:
+            apply_record(self._state, self._resources, [table, list(key), json.loads(text), 1])
+            if table not in RELATIONS:
+                self._put_digest(table, key, digest.text_digest(table, key, text))
 
     def row(self, row_id: RowId) -> Row:
         """The write that brings this row of the tables to what memory holds. Of a worker that has none left in a relation, one
         write deletes them all."""
         table, key = row_id
-        row = row_of(self._state, self._resources, table, key)
-        if row is not None:
-            return Row(table=table, key=key, body=pack(canonical(row).encode("ascii")), columns=columns_of(table, row))
-        alone = KEY_LENGTHS[table] == 1 or (table, key[:1]) in self._members
-        return Row(table=table, key=key if alone else key[:1], body=None, columns={})
+        if table == TASKS:
+            task = self._state._tasks.get(key[0])
+            if task is not None:
+                columns = columns_of(TASKS, {**encode_moving(task), **encode_lasting(task)})
+                return Row(table=table, key=key, body=self._task_body(task), columns=columns)
+        else:
+            row = row_of(self._state, self._resources, table, key)
+            if row is not None:
+                return Row(table=table, key=key, body=pack(canonical(row).encode("ascii")), columns=columns_of(table, row))
+        prefix = table in RELATIONS and not self._has_any(table, str(key[0]))
+        return Row(table=table, key=key[:1] if prefix else key, body=None, columns={})
+
+    def _has_any(self, table: str, worker_id: str) -> bool:
+        if table == STAKEHOLDERS:
+            return worker_id in self._state.stakes
+        worker = self._state.find_worker(worker_id)
+        return worker is not None and len(worker.tasks) > 0
+
+
+def _text(table: str, row: dict[str, Any]) -> str:
+    try:
+        return canonical(row)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unstorable(f"a row of {table} cannot be written as JSON: {error}") from error
+
+
+def _joined(moving: str | None, lasting: str | None) -> str:
+    """One JSON object of two; neither is ever empty."""
+    assert moving is not None and lasting is not None
+    return f"{moving[:-1]},{lasting[1:]}"
+
+
+def _check_key(table: str, key: Key) -> None:
+    size = NAMESPACE_BYTES
+    for part in key:
+        if not isinstance(part, str):
+            raise Unstorable(f"a key of {table} is no text")
+        try:
+            size += len(part.encode())
+        except UnicodeEncodeError as error:
+            raise Unstorable(f"a key of {table} is no text that a database can hold") from error
+    if size > KEY_BYTES:
+        raise Unstorable(f"a key of {table} is {size} bytes long, the limit is {KEY_BYTES}")
+
+
+def _check_cell(table: str, text: str) -> bytes:
+    """`text` as a row's body."""
+    body = pack(text.encode("ascii"))
+    if len(body) > ROW_BYTES:
+        raise Unstorable(f"a row of {table} is larger than {ROW_BYTES} bytes")
+    return body

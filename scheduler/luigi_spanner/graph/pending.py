@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 from luigi_spanner.graph.tracker import RowId
@@ -31,18 +31,21 @@ class Pending:
             known = rows.get(row_id)
             rows[row_id] = (seq if known is None else known[0], seq)
 
-    def oldest(self, limit: int) -> list[RowId]:
-        """At most `limit` row ids, those first changed longest ago."""
-        return list(islice(self._rows, limit))
+    def with_new(self, row_ids: Mapping[RowId, None]) -> Iterator[RowId]:
+        """The rows owed once `row_ids` have changed too, those first changed longest ago first."""
+        yield from self._rows
+        yield from (row_id for row_id in row_ids if row_id not in self._rows)
 
-    def watermark_without(self, count: int, seq: int) -> int:
-        """Up to which seq the tables are complete once the `count` oldest rows are written as of `seq`."""
-        rest = next(islice(self._rows.values(), count, None), None)
-        return seq if rest is None else rest[0] - 1
+    def watermark_without(self, written: Collection[RowId], row_ids: Mapping[RowId, None], seq: int) -> int:
+        """Up to which seq the tables are complete once entry `seq` changed `row_ids` and `written`, the oldest, are in them."""
+        rest = next(islice(self._rows.values(), len(written), None), None)
+        if rest is not None:
+            return rest[0] - 1
+        return seq - 1 if any(row_id not in self._rows and row_id not in written for row_id in row_ids) else seq
 
-    def written(self, count: int) -> None:
-        """The `count` oldest rows are in the tables."""
-        for row_id in self.oldest(count):
+    def written(self, row_ids: Iterable[RowId]) -> None:
+        """These rows are in the tables."""
+        for row_id in row_ids:
             del self._rows[row_id]
 
     def complete_to(self, watermark: int, seq: int) -> None:
@@ -55,12 +58,6 @@ class Pending:
         self._rows = {
             row_id: (max(first, watermark + 1), last) for row_id, (first, last) in self._rows.items() if last > watermark
         }
-
-    def copy(self) -> Pending:
-        """An independent copy, to be kept only if a commit succeeds."""
-        twin = Pending()
-        twin._rows = dict(self._rows)
-        return twin
 
     def clear(self) -> None:
         self._rows.clear()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from luigi.scheduler import OrderedSet
 
+from luigi_spanner.digest import relation_digest
 from luigi_spanner.graph.containers import Ranked
 
 if TYPE_CHECKING:
@@ -50,12 +51,18 @@ class Stakeholders(set[str]):
 
     def put(self, worker_id: str) -> None:
         """Add untracked."""
+        if worker_id in self:
+            return
         set.add(self, worker_id)
+        self._state.relations_digest += relation_digest(STAKEHOLDERS, worker_id, self._task.id)
         self._state.stakes.setdefault(worker_id, {})[self._task.id] = self._task
 
     def drop(self, worker_id: str) -> None:
         """Discard untracked."""
+        if worker_id not in self:
+            return
         set.discard(self, worker_id)
+        self._state.relations_digest -= relation_digest(STAKEHOLDERS, worker_id, self._task.id)
         stakes = self._state.stakes.get(worker_id)
         if stakes is not None:
             stakes.pop(self._task.id, None)
@@ -119,15 +126,22 @@ class Runners(OrderedSet):
         if ordinal < self._last:
             self._in_order = False
         self._last = max(ordinal, self._last)
+        self._forget(worker_id)
         self._ordinals[worker_id] = ordinal
+        self._state.relations_digest += relation_digest(RUNNERS, worker_id, self._task.id, ordinal)
         self._state.get_worker(worker_id).tasks.put(self._task.id, self._task)
 
     def drop(self, worker_id: str) -> None:
         """Discard untracked."""
-        self._ordinals.pop(worker_id, None)
+        self._forget(worker_id)
         worker = self._state.find_worker(worker_id)
         if worker is not None:
             worker.tasks.drop(self._task.id)
+
+    def _forget(self, worker_id: str) -> None:
+        ordinal = self._ordinals.pop(worker_id, None)
+        if ordinal is not None:
+            self._state.relations_digest -= relation_digest(RUNNERS, worker_id, self._task.id, ordinal)
 
     def _settle(self) -> dict[str, int]:
         if not self._in_order:
@@ -186,6 +200,10 @@ class WorkerTasks:
     def clear(self) -> None:
         for task in self:
             task.workers.discard(self._worker_id)
+
+    def ids(self) -> set[str]:
+        """Ids of the tasks."""
+        return set(dict.keys(self._tasks))
 
     def __len__(self) -> int:
         return len(self._tasks)

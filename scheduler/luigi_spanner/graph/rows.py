@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from luigi_spanner.digest import TASKS
 from luigi_spanner.graph import task as tasks
 from luigi_spanner.graph import worker as workers
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS
 from luigi_spanner.graph.state import State
-from luigi_spanner.graph.task import TASKS, encode_task, merge_task
-from luigi_spanner.graph.tracker import WHOLE, RowId
+from luigi_spanner.graph.task import merge_task
+from luigi_spanner.graph.tracker import Tracker
 from luigi_spanner.graph.worker import WORKERS, encode_worker, merge_worker
 from luigi_spanner.journal import Key
 from luigi_spanner.stores import CELL_BYTES
@@ -40,10 +41,7 @@ row, [table, key, null] deletes the row or every row with that prefix."""
 
 
 def row_of(state: State, resources: Resources, table: str, key: Key) -> dict[str, Any] | None:
-    """The row as it stands in memory, None if there is none."""
-    if table == TASKS:
-        task = state.get_task(str(key[0]))
-        return None if task is None else encode_task(task)
+    """The row as it stands in memory, None if there is none. Not for tasks, whose rows have two halves."""
     if table == WORKERS:
         worker = state.find_worker(str(key[0]))
         return None if worker is None else encode_worker(worker)
@@ -64,23 +62,13 @@ def _relation_of(state: State, table: str, worker_id: str, task_id: str) -> dict
     return {"ordinal": task.workers.ordinal(worker_id)} if worker_id in task.workers else None
 
 
-def record_of(row_id: RowId, attributes: set[str], row: dict[str, Any] | None) -> Record:
-    """The change that brings a row from before to `row`, given which of its attributes were touched."""
-    table, key = row_id
-    if row is None:
-        return [table, list(key), None]
-    if WHOLE in attributes:
-        return [table, list(key), row, 1]
-    return [table, list(key), {name: row.get(name) for name in attributes}]
-
-
 def apply_record(state: State, resources: Resources, record: Record) -> None:
     """Bring memory to what a record of the journal says. Tracked like any change."""
     table, key, row = record[0], tuple(record[1]), record[2]
     whole = len(record) > 3
     if row is None:
-        # Also where memory lacks it already: the digest must forget it.
-        state.tracker.touch_whole(table, key)
+        # Also where memory lacks it already: the tables may have it.
+        _touch_deleted(state.tracker, table, key)
     if table == TASKS:
         _apply_task(state, key[0], row, whole)
     elif table == WORKERS:
@@ -95,6 +83,13 @@ def apply_record(state: State, resources: Resources, record: Record) -> None:
         getattr(state, table).remove(key)
     else:
         getattr(state, table).put(key, row)
+
+
+def _touch_deleted(tracker: Tracker, table: str, key: Key) -> None:
+    if len(key) < KEY_LENGTHS[table]:
+        tracker.touch_prefix(table, key, ())
+    else:
+        tracker.touch_whole(table, key)
 
 
 def _apply_task(state: State, task_id: str, row: dict[str, Any] | None, whole: bool) -> None:

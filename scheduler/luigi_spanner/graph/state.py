@@ -10,10 +10,11 @@ from luigi import scheduler as luigi_scheduler
 from luigi.metrics import NoMetricsCollector
 from luigi.task_status import BATCH_RUNNING, RUNNING
 
+from luigi_spanner.digest import TASKS
 from luigi_spanner.graph.containers import Ranked, Table
 from luigi_spanner.graph.index import Index
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS, Runners, Stakeholders
-from luigi_spanner.graph.task import TASKS, Task, decode_task
+from luigi_spanner.graph.task import Task, decode_task
 from luigi_spanner.graph.tracker import Tracker
 from luigi_spanner.graph.worker import WORKERS, Worker, decode_worker
 
@@ -59,7 +60,7 @@ class State(luigi_scheduler.SimpleTaskState):
 
     `grain` is the age in seconds that a worker's liveness may have in other replicas (I7); 0 replicates each change of it.
     `soft` holds the workers whose liveness is younger than what is replicated. `stakes` is the other side of
-    `Task.stakeholders`. `now` is the rules' clock.
+    `Task.stakeholders`. `relations_digest` is the sum of the digests of stakeholders and runners. `now` is the rules' clock.
     """
 
     def __init__(self, state_path: str, tracker: Tracker, *, grain: float, now: Callable[[], float]) -> None:
@@ -68,6 +69,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self.now = now
         self.soft: dict[str, Worker] = {}
         self.stakes: dict[str, dict[str, Task]] = {}
+        self.relations_digest = 0
         self.batchers = Table(tracker, "batchers")
         self.settings = Table(tracker, "settings")
         self.emails = Table(tracker, "emails")
@@ -83,6 +85,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self._active_workers = Ranked[Worker](lambda worker: worker.ordinal)
         for forgotten in (self.soft, self.stakes, self.batchers, self.settings, self.emails, self.replicas):
             forgotten.clear()
+        self.relations_digest = 0
         self.index.clear()
         self.tracker.stale.clear()
 
@@ -113,7 +116,7 @@ class State(luigi_scheduler.SimpleTaskState):
         return setdefault
 
     def _insert_task(self, task: Task) -> None:
-        task.enter(self)
+        Task.enter(task, self)
         task.__dict__["ordinal"] = self.tracker.ordinal()
         self.tracker.log(self._tasks.drop, task.id)
         self.tracker.touch_whole(TASKS, (task.id,))
@@ -137,7 +140,7 @@ class State(luigi_scheduler.SimpleTaskState):
         if task_id in self._tasks:
             self.inactivate_tasks([task_id])
         task = decode_task(task_id, row)
-        task.enter(self)
+        Task.enter(task, self)
         self.tracker.log(self._tasks.drop, task_id)
         self.tracker.touch_whole(TASKS, (task_id,))
         self._tasks.put(task_id, task)
@@ -232,7 +235,7 @@ class State(luigi_scheduler.SimpleTaskState):
         """The worker is a stakeholder of nothing any more: one record, whatever the number of tasks (I8)."""
         stakes = self.stakes.get(worker_id)
         if stakes:
-            self.tracker.touch_whole(STAKEHOLDERS, (worker_id,))
+            self.tracker.touch_prefix(STAKEHOLDERS, (worker_id,), stakes)
             for task in list(stakes.values()):
                 task.stakeholders.withdraw(worker_id)
 
@@ -240,7 +243,7 @@ class State(luigi_scheduler.SimpleTaskState):
         """The worker can run nothing any more: one record, whatever the number of tasks (I8)."""
         worker = self.find_worker(worker_id)
         if worker is not None and len(worker.tasks):
-            self.tracker.touch_whole(RUNNERS, (worker_id,))
+            self.tracker.touch_prefix(RUNNERS, (worker_id,), worker.tasks.ids())
             for task in worker.tasks:
                 task.workers.withdraw(worker_id)
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from luigi import scheduler as luigi_scheduler
 from luigi.scheduler import RetryPolicy
 
+from luigi_spanner.digest import LASTING, TASKS
 from luigi_spanner.graph.containers import OwnedDeque, OwnedDict, OwnedSet, Owner
 
 if TYPE_CHECKING:
     from luigi_spanner.graph.state import State
-
-TASKS = "tasks"
 
 _MISSING = object()
 
@@ -40,8 +39,11 @@ _SCALARS = (
     "ordinal",
     "status_ordinal",
 )
+_LASTING_SCALARS = tuple(name for name in _SCALARS if name in LASTING)
+_MOVING_SCALARS = tuple(name for name in _SCALARS if name not in LASTING)
 _FLAGS = ("accepts_messages", "runnable", "batchable")
-_DICTS = ("resources", "params", "param_visibilities", "scheduler_message_responses")
+_LASTING_DICTS = ("resources", "params", "param_visibilities")
+_DICTS = (*_LASTING_DICTS, "scheduler_message_responses")
 
 _VIEWS = ("public_params", "hidden_params")
 """What Luigi derives from the parameters and their visibilities, at the time when the parameters are set."""
@@ -71,6 +73,11 @@ def _same(old: Any, new: Any) -> bool:
     return type(old) is type(new) and not isinstance(old, dict) and bool(old == new)
 
 
+class NewTask(luigi_scheduler.Task):
+    """A task in no state. Luigi's rules make one for each dependency that a call names, to throw most of them away: setting
+    its attributes must cost nothing."""
+
+
 class Task(luigi_scheduler.Task):
     """Luigi's task, tracked from the moment it enters a `State`.
 
@@ -83,15 +90,19 @@ class Task(luigi_scheduler.Task):
     status_ordinal = 0
     claims = 0
 
-    def enter(self, state: State) -> None:
-        """Belong to `state` from now on: changes are tracked."""
-        attributes = self.__dict__
-        attributes["stakeholders"] = state.make_stakeholders(self)
-        attributes["workers"] = state.make_runners(self)
+    @classmethod
+    def enter(cls, task: luigi_scheduler.Task, state: State) -> Task:
+        """`task` itself, which belongs to `state` from now on: changes are tracked."""
+        object.__setattr__(task, "__class__", cls)
+        entered: Task = task
+        attributes = entered.__dict__
+        attributes["stakeholders"] = state.make_stakeholders(entered)
+        attributes["workers"] = state.make_runners(entered)
         for name, container in _CONTAINERS.items():
-            if name in attributes:
-                attributes[name] = container(Owner(state.tracker, TASKS, (self.id,), name), attributes[name])
+            if attributes.get(name) is not None:
+                attributes[name] = container(Owner(state.tracker, TASKS, (task.id,), name), attributes[name])
         attributes["home"] = state
+        return entered
 
     def __setattr__(self, name: str, value: Any) -> None:
         state = self.home
@@ -161,15 +172,11 @@ ATTRIBUTES = (*_SCALARS, *_FLAGS, *_DICTS, *_VIEWS, "deps", "failures", "claims"
 _KNOWN = frozenset(ATTRIBUTES) | {"id", "home", "stakeholders", "workers"}
 
 
-def encode_task(task: Task) -> dict[str, Any]:
-    """The whole row as JSON values, defaults left out. It runs for every task that a call touches."""
+def encode_lasting(task: Task) -> dict[str, Any]:
+    """The half of the row that a task was added with, as JSON values, defaults left out."""
     attributes = task.__dict__
-    row: dict[str, Any] = {name: value for name in _SCALARS if (value := attributes.get(name)) is not None}
-    for name in _FLAGS:
-        value = attributes[name]
-        if value is not False:
-            row[name] = [value] if value is None else value
-    for name in _DICTS:
+    row: dict[str, Any] = {name: value for name in _LASTING_SCALARS if (value := attributes.get(name)) is not None}
+    for name in _LASTING_DICTS:
         value = attributes[name]
         if value or value != {}:
             row[name] = dict(value) if value else [value]
@@ -177,11 +184,26 @@ def encode_task(task: Task) -> dict[str, Any]:
         row.update(_encode_views(attributes))
     if attributes["deps"]:
         row["deps"] = sorted(attributes["deps"])
+    row["retry_policy"] = list(attributes["retry_policy"])
+    return row
+
+
+def encode_moving(task: Task) -> dict[str, Any]:
+    """The half of the row that changes while a task lives, as JSON values, defaults left out. It runs for every task that a
+    call touches."""
+    attributes = task.__dict__
+    row: dict[str, Any] = {name: value for name in _MOVING_SCALARS if (value := attributes.get(name)) is not None}
+    for name in _FLAGS:
+        value = attributes[name]
+        if value is not False:
+            row[name] = [value] if value is None else value
+    responses = attributes["scheduler_message_responses"]
+    if responses or responses != {}:
+        row["scheduler_message_responses"] = dict(responses) if responses else [responses]
     if attributes["failures"]:
         row["failures"] = list(attributes["failures"])
     if task.claims:
         row["claims"] = task.claims
-    row["retry_policy"] = list(attributes["retry_policy"])
     later = attributes.keys() - _KNOWN
     if later:
         row[_LATER] = {name: attributes[name] for name in later}

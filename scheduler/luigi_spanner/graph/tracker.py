@@ -6,7 +6,7 @@ row it belongs to as touched. A savepoint is a position in the undo log; undoing
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,11 +77,16 @@ class Tracker:
             attributes.add(attribute)
 
     def touch_whole(self, table: str, key: Key) -> None:
-        """Mark a row, or every row with that prefix, as created or deleted; it comes last in the order of changes."""
+        """Mark a row as created or deleted; it comes last in the order of changes."""
         if table == _TASKS or (len(key) > 1 and table in _RELATIONS):
             self.stale.add(key[-1])  # type: ignore[arg-type]
         self.touched.pop((table, key), None)
         self.touched[table, key] = {WHOLE}
+
+    def touch_prefix(self, table: str, key: Key, members: Iterable[str]) -> None:
+        """Mark every row with that prefix as deleted; `members` are the last parts of their keys."""
+        before = self.touched.pop((table, key), set())
+        self.touched[table, key] = before.union(members)
 
     def defer(self, run: Callable[[], object], *, slow: bool = False) -> None:
         """Run `run()` once the change is durable; never, if it is undone."""

@@ -29,7 +29,8 @@ def connect(path: str, *, seconds: float = OPEN_SECONDS) -> sqlite3.Connection:
     """
     _require_place(path)
     with faults(path):
-        connection = sqlite3.connect(path, timeout=seconds, isolation_level=None)
+        # Whoever opens it sees to it that only one thread uses it at a time.
+        connection = sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
         try:
             _require_wal(connection, path, seconds)
             connection.execute("PRAGMA synchronous = FULL")
