@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from luigi_spanner import batch as batches
+from luigi_spanner import collector
 from luigi_spanner.batch import Draft, Load, Ran, Waiting
 from luigi_spanner.calls import CallError, StoreDown, TooLarge
 from luigi_spanner.graph.graph import Graph
@@ -133,7 +134,8 @@ class Replica:
 
     async def load(self) -> None:
         """Take the state from the tables and the journal after the watermark. Raises StoreError, Divergence."""
-        self.graph.ledger.load(await self._store.load())
+        with collector.paused():
+            self.graph.ledger.load(await self._store.load())
         self.graph.refill()
         self.contact = self._clock()
 

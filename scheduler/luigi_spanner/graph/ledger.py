@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 from luigi_spanner import digest
@@ -29,6 +30,9 @@ ROW_BYTES = CELL_BYTES - UNCHECKED_BYTES
 """Largest row body."""
 
 RELATIONS = (STAKEHOLDERS, RUNNERS)
+LOADED_AT_ONCE = 1000
+"""Rows that are decoded together."""
+
 EMAILS = "emails"
 """The only table whose key is a number."""
 
@@ -211,11 +215,12 @@ class Ledger:
         self.pending.clear()
         self.rows_digest = digest.EMPTY
         for table, length in KEY_LENGTHS.items():
-            for key, body in snapshot.tables.get(table, ()):
-                if len(key) != length:
-                    raise Divergence(f"a row of {table} has a key of {len(key)} parts")
-                self._load_row(table, key, unpack(body).decode("ascii"))
-                self._state.tracker.settle()
+            rows = snapshot.tables.get(table, [])
+            if any(len(key) != length for key, _ in rows):
+                raise Divergence(f"a row of {table} has a key that is not of {length} parts")
+            for start in range(0, len(rows), LOADED_AT_ONCE):
+                self._load_rows(table, rows[start : start + LOADED_AT_ONCE])
+        self._state.tracker.settle()
         first = snapshot.entries[0] if snapshot.entries else None
         self.applied = snapshot.head.seq if first is None else first.seq - 1
         self.watermark = snapshot.head.watermark
@@ -225,21 +230,33 @@ class Ledger:
         if self.digest != snapshot.head.digest or any(self._orphans.values()):
             raise Divergence(f"the tables and the entries up to {snapshot.head.seq} do not have the digest that the journal says")
 
-    def _load_row(self, table: str, key: Key, text: str) -> None:
+    def _load_rows(self, table: str, rows: Sequence[tuple[Key, bytes]]) -> None:
+        texts = [unpack(body).decode("ascii").split("\n") for _, body in rows]
+        # One JSON text of many rows is read three times as fast as many.
+        values = json.loads(f"[{','.join(part for parts in texts for part in parts)}]")
         if table == TASKS:
-            halves = text.split("\n")
-            row: dict[str, Any] = {}
-            for half, part in zip(HALVES, halves, strict=True):
-                row.update(json.loads(part))
-                self._put_digest(half, key, digest.text_digest(half, key, part))
-            self._state.put_task(str(key[0]), row)
-        elif table in RELATIONS and not self._state.has_task(str(key[1])):
-            # The tables are ahead of the watermark: an entry to come deletes the row as it deletes the task.
-            self._orphans.setdefault((table, key[:1]), set()).add(str(key[1]))
+            for (key, _), parts, moving, lasting in zip(rows, texts, values[::2], values[1::2], strict=True):
+                for half, part in zip(HALVES, parts, strict=True):
+                    self._put_digest(half, key, digest.text_digest(half, key, part))
+                self._state.load_task(str(key[0]), moving, lasting)
+        elif table in RELATIONS:
+            for (key, _), row in zip(rows, values, strict=True):
+                self._load_relation(table, key, row)
         else:
-            apply_record(self._state, self._resources, [table, list(key), json.loads(text), 1])
-            if table not in RELATIONS:
-                self._put_digest(table, key, digest.text_digest(table, key, text))
+            for (key, _), parts, row in zip(rows, texts, values, strict=True):
+                apply_record(self._state, self._resources, [table, list(key), row, 1])
+                self._put_digest(table, key, digest.text_digest(table, key, parts[0]))
+
+    def _load_relation(self, table: str, key: Key, row: dict[str, Any]) -> None:
+        worker_id, task_id = map(str, key)
+        task = self._state._tasks.get(task_id)
+        if task is None:
+            # The tables are ahead of the watermark: an entry to come deletes the row as it deletes the task.
+            self._orphans.setdefault((table, key[:1]), set()).add(task_id)
+        elif table == STAKEHOLDERS:
+            task.stakeholders.put(intern(worker_id))
+        else:
+            task.workers.put(intern(worker_id), row["ordinal"])
 
     def row(self, row_id: RowId) -> Row:
         """The write that brings this row of the tables to what memory holds. Of a worker that has none left in a relation, one

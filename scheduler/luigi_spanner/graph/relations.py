@@ -1,4 +1,4 @@
-"""The two relations between workers and tasks, kept from both sides.
+"""The two relations between workers and tasks, kept from both sides. They hold ids: a task that is gone is freed at once.
 
 A *stakeholder* keeps a task from being pruned; a *runner* is able to run it. Each is a table of its own keyed by worker and
 task, so that what happens to all tasks of one worker is one record (I8).
@@ -7,6 +7,7 @@ task, so that what happens to all tasks of one worker is one record (I8).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from luigi.scheduler import OrderedSet
@@ -22,30 +23,36 @@ STAKEHOLDERS = "stakeholders"
 RUNNERS = "runners"
 
 
+def _shared(worker_id: str) -> str:
+    """The id, kept once for all tasks of the worker: each call's JSON brings a copy of its own."""
+    return intern(worker_id) if type(worker_id) is str else worker_id
+
+
 class Stakeholders(set[str]):
     """`Task.stakeholders`: ids of workers. Its order is no state."""
 
-    __slots__ = ("_state", "_task")
+    __slots__ = ("_state", "_task_id")
 
-    def __init__(self, state: State, task: Task) -> None:
+    def __init__(self, state: State, task_id: str) -> None:
         super().__init__()
         self._state = state
-        self._task = task
+        self._task_id = task_id
 
     def add(self, worker_id: str) -> None:
         if worker_id not in self:
+            worker_id = _shared(worker_id)
             self._state.tracker.log(self.drop, worker_id)
-            self._state.tracker.touch_whole(STAKEHOLDERS, (worker_id, self._task.id))
+            self._state.tracker.touch_whole(STAKEHOLDERS, (worker_id, self._task_id))
             self.put(worker_id)
 
     def discard(self, worker_id: object) -> None:
         if isinstance(worker_id, str) and worker_id in self:
-            self._state.tracker.touch_whole(STAKEHOLDERS, (worker_id, self._task.id))
+            self._state.tracker.touch_whole(STAKEHOLDERS, (worker_id, self._task_id))
             self.withdraw(worker_id)
 
     def withdraw(self, worker_id: str) -> None:
         """Discard a member without a record: one for the whole worker covers it. Undoable."""
-        self._state.tracker.stale.add(self._task.id)
+        self._state.tracker.stale.add(self._task_id)
         self._state.tracker.log(self.put, worker_id)
         self.drop(worker_id)
 
@@ -54,18 +61,18 @@ class Stakeholders(set[str]):
         if worker_id in self:
             return
         set.add(self, worker_id)
-        self._state.relations_digest += relation_digest(STAKEHOLDERS, worker_id, self._task.id)
-        self._state.stakes.setdefault(worker_id, {})[self._task.id] = self._task
+        self._state.relations_digest += relation_digest(STAKEHOLDERS, worker_id, self._task_id)
+        self._state.stakes.setdefault(worker_id, set()).add(self._task_id)
 
     def drop(self, worker_id: str) -> None:
         """Discard untracked."""
         if worker_id not in self:
             return
         set.discard(self, worker_id)
-        self._state.relations_digest -= relation_digest(STAKEHOLDERS, worker_id, self._task.id)
+        self._state.relations_digest -= relation_digest(STAKEHOLDERS, worker_id, self._task_id)
         stakes = self._state.stakes.get(worker_id)
         if stakes is not None:
-            stakes.pop(self._task.id, None)
+            stakes.discard(self._task_id)
             if not stakes:
                 del self._state.stakes[worker_id]
 
@@ -92,9 +99,11 @@ class Stakeholders(set[str]):
 class Runners(OrderedSet):
     """`Task.workers`: ids of workers able to run the task, in the order in which they were added; the last scheduled it last."""
 
-    def __init__(self, state: State, task: Task) -> None:
+    __slots__ = ("_in_order", "_last", "_ordinals", "_state", "_task_id")
+
+    def __init__(self, state: State, task_id: str) -> None:
         self._state = state
-        self._task = task
+        self._task_id = task_id
         self._ordinals: dict[str, int] = {}
         self._last = -1
         self._in_order = True
@@ -106,18 +115,19 @@ class Runners(OrderedSet):
     def add(self, worker_id: str) -> None:
         if worker_id not in self._ordinals:
             tracker = self._state.tracker
+            worker_id = _shared(worker_id)
             tracker.log(self.drop, worker_id)
-            tracker.touch_whole(RUNNERS, (worker_id, self._task.id))
+            tracker.touch_whole(RUNNERS, (worker_id, self._task_id))
             self.put(worker_id, tracker.ordinal())
 
     def discard(self, worker_id: str) -> None:
         if worker_id in self._ordinals:
-            self._state.tracker.touch_whole(RUNNERS, (worker_id, self._task.id))
+            self._state.tracker.touch_whole(RUNNERS, (worker_id, self._task_id))
             self.withdraw(worker_id)
 
     def withdraw(self, worker_id: str) -> None:
         """Discard a member without a record: one for the whole worker covers it. Undoable."""
-        self._state.tracker.stale.add(self._task.id)
+        self._state.tracker.stale.add(self._task_id)
         self._state.tracker.log(self.put, worker_id, self._ordinals[worker_id])
         self.drop(worker_id)
 
@@ -128,20 +138,20 @@ class Runners(OrderedSet):
         self._last = max(ordinal, self._last)
         self._forget(worker_id)
         self._ordinals[worker_id] = ordinal
-        self._state.relations_digest += relation_digest(RUNNERS, worker_id, self._task.id, ordinal)
-        self._state.get_worker(worker_id).tasks.put(self._task.id, self._task)
+        self._state.relations_digest += relation_digest(RUNNERS, worker_id, self._task_id, ordinal)
+        self._state.get_worker(worker_id).tasks.put(self._task_id, ordinal)
 
     def drop(self, worker_id: str) -> None:
         """Discard untracked."""
         self._forget(worker_id)
         worker = self._state.find_worker(worker_id)
         if worker is not None:
-            worker.tasks.drop(self._task.id)
+            worker.tasks.drop(self._task_id)
 
     def _forget(self, worker_id: str) -> None:
         ordinal = self._ordinals.pop(worker_id, None)
         if ordinal is not None:
-            self._state.relations_digest -= relation_digest(RUNNERS, worker_id, self._task.id, ordinal)
+            self._state.relations_digest -= relation_digest(RUNNERS, worker_id, self._task_id, ordinal)
 
     def _settle(self) -> dict[str, int]:
         if not self._in_order:
@@ -177,19 +187,20 @@ class WorkerTasks:
     It is the other side of `Task.workers`, so stock's ghosts, tasks pruned but still held by a worker, cannot arise.
     """
 
-    __slots__ = ("_tasks", "_worker_id")
+    __slots__ = ("_ordinals", "_state", "_worker_id")
 
-    def __init__(self, worker_id: str) -> None:
+    def __init__(self, state: State, worker_id: str) -> None:
+        self._state = state
         self._worker_id = worker_id
-        self._tasks: Ranked[Task] = Ranked(lambda task: task.workers.ordinal(worker_id))
+        self._ordinals: Ranked[int] = Ranked(int)
 
-    def put(self, task_id: str, task: Task) -> None:
+    def put(self, task_id: str, ordinal: int) -> None:
         """Add untracked."""
-        self._tasks.put(task_id, task)
+        self._ordinals.put(task_id, ordinal)
 
     def drop(self, task_id: str) -> None:
         """Discard untracked."""
-        self._tasks.drop(task_id)
+        self._ordinals.drop(task_id)
 
     def add(self, task: Task) -> None:
         task.workers.add(self._worker_id)
@@ -203,17 +214,17 @@ class WorkerTasks:
 
     def ids(self) -> set[str]:
         """Ids of the tasks."""
-        return set(dict.keys(self._tasks))
+        return set(dict.keys(self._ordinals))
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._ordinals)
 
     def __contains__(self, task: object) -> bool:
         task_id = getattr(task, "id", None)
-        return isinstance(task_id, str) and self._tasks.get(task_id) is task
+        return isinstance(task_id, str) and task_id in self._ordinals and self._state._tasks.get(task_id) is task
 
     def __iter__(self) -> Iterator[Task]:
-        return iter(list(self._tasks.values()))
+        return iter([self._state._tasks[task_id] for task_id in self._ordinals])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return set, (set(self),)

@@ -68,7 +68,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self.grain = grain
         self.now = now
         self.soft: dict[str, Worker] = {}
-        self.stakes: dict[str, dict[str, Task]] = {}
+        self.stakes: dict[str, set[str]] = {}
         self.relations_digest = 0
         self.batchers = Table(tracker, "batchers")
         self.settings = Table(tracker, "settings")
@@ -101,10 +101,10 @@ class State(luigi_scheduler.SimpleTaskState):
     # Tasks
 
     def make_stakeholders(self, task: Task) -> Stakeholders:
-        return Stakeholders(self, task)
+        return Stakeholders(self, task.id)
 
     def make_runners(self, task: Task) -> Runners:
-        return Runners(self, task)
+        return Runners(self, task.id)
 
     def get_task(self, task_id: str, default: Any = None, setdefault: Task | None = None) -> Any:
         task = self._tasks.get(task_id)
@@ -139,13 +139,20 @@ class State(luigi_scheduler.SimpleTaskState):
         """Insert a task as its row says, or replace the one that is there."""
         if task_id in self._tasks:
             self.inactivate_tasks([task_id])
-        task = decode_task(task_id, row)
+        task = decode_task(task_id, {name: value for name, value in row.items() if value is not None})
         Task.enter(task, self)
         self.tracker.log(self._tasks.drop, task_id)
         self.tracker.touch_whole(TASKS, (task_id,))
         self._tasks.put(task_id, task)
         self._index(task)
         return task
+
+    def load_task(self, task_id: str, *rows: dict[str, Any]) -> None:
+        """Insert a task as its row says, untracked, while loading."""
+        task = Task.enter(decode_task(task_id, *rows), self)
+        self._tasks.put(task.id, task)
+        self._status_tasks[task.status].put(task.id, task)
+        self.tracker.stale.add(task.id)
 
     def _index(self, task: Task) -> None:
         """Put a task among those of its status, at the place its row gives it."""
@@ -236,8 +243,8 @@ class State(luigi_scheduler.SimpleTaskState):
         stakes = self.stakes.get(worker_id)
         if stakes:
             self.tracker.touch_prefix(STAKEHOLDERS, (worker_id,), stakes)
-            for task in list(stakes.values()):
-                task.stakeholders.withdraw(worker_id)
+            for task_id in list(stakes):
+                self._tasks[task_id].stakeholders.withdraw(worker_id)
 
     def withdraw_runner(self, worker_id: str) -> None:
         """The worker can run nothing any more: one record, whatever the number of tasks (I8)."""

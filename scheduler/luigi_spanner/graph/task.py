@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable
+from functools import cache
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from luigi import scheduler as luigi_scheduler
 from luigi.scheduler import RetryPolicy
 
 from luigi_spanner.digest import LASTING, TASKS
-from luigi_spanner.graph.containers import OwnedDeque, OwnedDict, OwnedSet, Owner
+from luigi_spanner.graph.containers import OwnedDict, OwnedQueue, OwnedSet, Owner
 
 if TYPE_CHECKING:
     from luigi_spanner.graph.state import State
@@ -48,12 +50,12 @@ _DICTS = (*_LASTING_DICTS, "scheduler_message_responses")
 _VIEWS = ("public_params", "hidden_params")
 """What Luigi derives from the parameters and their visibilities, at the time when the parameters are set."""
 _VIEWED = frozenset({"params", "param_visibilities"})
-_CONTAINERS: dict[str, Callable[[Owner, Any], Any]] = {
+_CONTAINERS: dict[str, Callable[[Owner, str, Any], Any]] = {
     "resources": OwnedDict,
     "resources_running": OwnedDict,
     "scheduler_message_responses": OwnedDict,
     "deps": OwnedSet,
-    "failures": OwnedDeque,
+    "failures": OwnedQueue,
 }
 
 
@@ -77,6 +79,10 @@ class NewTask(luigi_scheduler.Task):
     """A task in no state. Luigi's rules make one for each dependency that a call names, to throw most of them away: setting
     its attributes must cost nothing."""
 
+    def set_params(self, params: Any) -> None:
+        super().set_params(params)
+        _share_params(self.__dict__)
+
 
 class Task(luigi_scheduler.Task):
     """Luigi's task, tracked from the moment it enters a `State`.
@@ -90,6 +96,10 @@ class Task(luigi_scheduler.Task):
     status_ordinal = 0
     claims = 0
 
+    def set_params(self, params: Any) -> None:
+        super().set_params(params)
+        _share_params(self.__dict__)
+
     @classmethod
     def enter(cls, task: luigi_scheduler.Task, state: State) -> Task:
         """`task` itself, which belongs to `state` from now on: changes are tracked."""
@@ -98,9 +108,11 @@ class Task(luigi_scheduler.Task):
         attributes = entered.__dict__
         attributes["stakeholders"] = state.make_stakeholders(entered)
         attributes["workers"] = state.make_runners(entered)
+        owner = Owner(state.tracker, TASKS, (entered.id,))
+        _share_texts(attributes)
         for name, container in _CONTAINERS.items():
             if attributes.get(name) is not None:
-                attributes[name] = container(Owner(state.tracker, TASKS, (task.id,), name), attributes[name])
+                attributes[name] = container(owner, name, attributes[name])
         attributes["home"] = state
         return entered
 
@@ -118,7 +130,7 @@ class Task(luigi_scheduler.Task):
         container = _CONTAINERS.get(name)
         if container is not None and value is not None:
             # Always a container of its own: Luigi's set_batch_running shares one dict between two attributes.
-            value = container(Owner(state.tracker, TASKS, (self.id,), name), value)
+            value = container(Owner(state.tracker, TASKS, (self.id,)), name, value)
         state.tracker.log(_put_back, self, name, old)
         state.tracker.touch(TASKS, (self.id,), name if name in _KNOWN else _LATER)
         if name in _VIEWED:
@@ -144,6 +156,20 @@ class Task(luigi_scheduler.Task):
         return attributes
 
 
+def _share_params(attributes: dict[str, Any]) -> None:
+    """Nearly every task's public parameters are all of them: one dict is enough, since none is changed in place."""
+    if attributes["public_params"] == attributes["params"]:
+        attributes["public_params"] = attributes["params"]
+
+
+def _share_texts(attributes: dict[str, Any]) -> None:
+    """What many tasks say is kept once. Each call's JSON brings a copy of its own."""
+    for name in ("id", "family", "module"):
+        if type(attributes.get(name)) is str:
+            attributes[name] = intern(attributes[name])
+    attributes["deps"] = {intern(task_id) if type(task_id) is str else task_id for task_id in attributes["deps"]}
+
+
 class DetachedTask(luigi_scheduler.Task):
     """A task's values at one time, for effects. It equals the task that it is a copy of, whatever became of that."""
 
@@ -154,7 +180,7 @@ class DetachedTask(luigi_scheduler.Task):
         return hash(self.id)
 
 
-_PLAIN: dict[Callable[[Owner, Any], Any], Callable[[Any], Any]] = {OwnedDict: dict, OwnedSet: set, OwnedDeque: deque}
+_PLAIN: dict[Callable[[Owner, str, Any], Any], Callable[[Any], Any]] = {OwnedDict: dict, OwnedSet: set, OwnedQueue: deque}
 
 
 def _views(params: dict[str, Any], visibilities: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -169,6 +195,14 @@ _LATER = "later"
 """Name in the row for what a later Luigi gives its tasks: any attribute that we do not know, if it is JSON."""
 
 ATTRIBUTES = (*_SCALARS, *_FLAGS, *_DICTS, *_VIEWS, "deps", "failures", "claims", "retry_policy", "resources_running", _LATER)
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys((*_SCALARS, *_DICTS, *_VIEWS)),
+    **dict.fromkeys(_FLAGS, False),
+    **dict.fromkeys(("stakeholders", "workers", "deps", "failures"), ()),
+    "claims": 0,
+}
+"""What a row leaves out."""
+
 _KNOWN = frozenset(ATTRIBUTES) | {"id", "home", "stakeholders", "workers"}
 
 
@@ -237,30 +271,44 @@ def _decode(name: str, value: Any) -> Any:
     if name == "claims":
         return value or 0
     if name == "retry_policy":
-        return RetryPolicy(*value)
+        return _retry_policy(*value)
     if name == "resources_running":
         return _MISSING if value is None else value[0]
     return value
 
 
-def decode_task(task_id: str, row: dict[str, Any]) -> Task:
-    """A task outside of any state, as its row says."""
-    task = Task.__new__(Task)
-    attributes = task.__dict__
+@cache
+def _retry_policy(*fields: Any) -> RetryPolicy:
+    return RetryPolicy(*fields)
+
+
+def decode_task(task_id: str, *rows: dict[str, Any]) -> Task:
+    """A task outside of any state, as its row says; the row may come in halves. Defaults are left out."""
+    attributes = _DEFAULTS.copy()
     attributes["id"] = task_id
-    for name in ATTRIBUTES:
-        value = _MISSING if name in _VIEWS or name == _LATER else _decode(name, row.get(name))
-        if value is not _MISSING:
-            attributes[name] = value
-    attributes["stakeholders"] = set()
-    attributes["workers"] = luigi_scheduler.OrderedSet()
-    attributes.update(row.get(_LATER) or {})
-    attributes.update(_decode_views(attributes["params"], attributes["param_visibilities"], row))
+    for row in rows:
+        attributes.update(row)
+    for name in _DICTS:
+        value = attributes[name]
+        attributes[name] = {} if value is None else value[0] if type(value) is list else value
+    attributes["deps"] = set(attributes["deps"])
+    attributes["failures"] = deque(attributes["failures"])
+    attributes["retry_policy"] = _retry_policy(*attributes["retry_policy"])
+    for name in _FLAGS:
+        if type(attributes[name]) is list:
+            attributes[name] = attributes[name][0]
+    if "resources_running" in attributes:
+        attributes["resources_running"] = attributes["resources_running"][0]
+    attributes.update(attributes.pop(_LATER, None) or {})
+    attributes.update(_decode_views(attributes["params"], attributes["param_visibilities"], attributes))
+    _share_params(attributes)
+    task = Task.__new__(Task)
+    object.__setattr__(task, "__dict__", attributes)
     return task
 
 
 def _decode_views(params: dict[str, Any], visibilities: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    views = _views(params, visibilities)
+    views = _views(params, visibilities) if visibilities else {"public_params": dict(params), "hidden_params": {}}
     return {name: views[name] if row.get(name) is None else row[name] for name in _VIEWS}
 
 

@@ -23,7 +23,7 @@ SOFT = ("last_active", "last_get_work")
 ATTRIBUTES = ("reference", "started", "info", "disabled", "rpc_messages", "ordinal")
 
 _MISSING = object()
-_CONTAINERS: dict[str, Callable[[Owner, Any], Any]] = {"info": OwnedDict, "rpc_messages": OwnedList}
+_CONTAINERS: dict[str, Callable[[Owner, str, Any], Any]] = {"info": OwnedDict, "rpc_messages": OwnedList}
 
 
 def _put_back(worker: Worker, name: str, value: Any) -> None:
@@ -43,9 +43,10 @@ class Worker(luigi_scheduler.Worker):
     def enter(self, state: State) -> None:
         """Belong to `state` from now on: changes are tracked."""
         attributes = self.__dict__
-        attributes["tasks"] = WorkerTasks(self.id)
+        attributes["tasks"] = WorkerTasks(state, self.id)
+        owner = Owner(state.tracker, WORKERS, (self.id,))
         for name, container in _CONTAINERS.items():
-            attributes[name] = container(Owner(state.tracker, WORKERS, (self.id,), name), attributes[name])
+            attributes[name] = container(owner, name, attributes[name])
         attributes["saved"] = (self.last_active, self.last_get_work)
         attributes["home"] = state
 
@@ -62,7 +63,7 @@ class Worker(luigi_scheduler.Worker):
             return
         container = _CONTAINERS.get(name)
         if container is not None:
-            value = container(Owner(state.tracker, WORKERS, (self.id,), name), value)
+            value = container(Owner(state.tracker, WORKERS, (self.id,)), name, value)
         state.tracker.log(_put_back, self, name, old)
         state.tracker.touch(WORKERS, (self.id,), name)
         self.__dict__[name] = value
