@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from luigi_spanner.calls import BadRequest, Call, CallError, RuleFailed, StoreDo
 from luigi_spanner.graph.graph import Graph, RulesMismatch
 from luigi_spanner.graph.ledger import Ledger, Sealed, Unstorable
 from luigi_spanner.graph.tracker import RowId, Savepoint
-from luigi_spanner.journal import CallRecord, Entry, Row, encode, pack
+from luigi_spanner.journal import CallRecord, Entry, Row, compact, encode, pack
 from luigi_spanner.stores import COMMIT_BYTES, COMMIT_ROWS
 
 logger = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ def _run_one(graph: Graph, waiting: Waiting) -> Sealed:
     waiting.reply = waiting.error = None
     try:
         result = graph.run(waiting.run, waiting.call.arguments)
-        waiting.reply = json.dumps(result).encode("ascii") if waiting.encoded else result
+        waiting.reply = compact(result).encode("ascii") if waiting.encoded else result
         return graph.ledger.seal()
     except Exception as error:  # Luigi's rules may raise anything: the call ends with it, its neighbours are unharmed.
         graph.tracker.rollback(savepoint)

@@ -21,17 +21,20 @@ COMPRESS_FROM = 4096
 """Payloads shorter than this many bytes are kept as they are: of a single call's 1,000 bytes zlib saves half, for 25 us."""
 
 
-def _make_canonical() -> Callable[[Any], str]:
-    """Canonical JSON by the standard library's encoder, made once: `JSONEncoder.encode` makes one for each call."""
-    whole = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
+def _make_encoder(*, sort_keys: bool) -> Callable[[Any], str]:
+    """Compact JSON by the standard library's encoder, made once: `JSONEncoder.encode` makes one for each call."""
+    whole = json.JSONEncoder(separators=(",", ":"), sort_keys=sort_keys)
     make = getattr(encoder, "c_make_encoder", None)
     if make is None:  # no C accelerator in this Python
         return whole.encode
-    pieces = make(None, whole.default, encoder.encode_basestring_ascii, None, ":", ",", True, False, True)
+    pieces = make(None, whole.default, encoder.encode_basestring_ascii, None, ":", ",", sort_keys, False, True)
     return lambda value: "".join(pieces(value, 0))
 
 
-_canonical = _make_canonical()
+compact = _make_encoder(sort_keys=False)
+"""A value as JSON text, ASCII, in its own order. NaN and Infinity are kept. TypeError, ValueError, RecursionError if it is no JSON."""
+
+_canonical = _make_encoder(sort_keys=True)
 
 _PLAIN = b"j"
 _ZLIB = b"z"

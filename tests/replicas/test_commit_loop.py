@@ -387,7 +387,7 @@ def test_liveness_is_folded_into_entries_that_are_written_anyway(database: Datab
     world = World(store, clock, grain=15.0)
     world.call("add_task", worker="w", task_id="t")
     clock.time += 5
-    assert world.graph.ping_from_memory({"worker": "w"}) == b'{"rpc_messages": []}'
+    assert world.graph.ping_from_memory({"worker": "w"}) == b'{"rpc_messages":[]}'
     assert len(store.commits) == 1
     assert other(database).graph._state.get_worker("w").last_active == 1000
     world.call("add_task", worker="v", task_id="u")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from luigi_spanner.graph.state import State
 from luigi_spanner.graph.task import merge_task
 from luigi_spanner.graph.tracker import Tracker
 from luigi_spanner.graph.worker import WORKERS, encode_worker, merge_worker
-from luigi_spanner.journal import Key
+from luigi_spanner.journal import Key, compact
 from luigi_spanner.stores import CELL_BYTES
 
 RESOURCES = "resources"
@@ -177,6 +176,7 @@ class Resources(dict[str, Any]):
         else:
             dict.__setitem__(self, name, row["total"])
             self.origins[name] = row["origin"]
+        self._state.index.ready.reopen(name)
 
     def __setitem__(self, name: str, total: Any) -> None:
         self.put(name, {"total": total, "origin": self.API})
@@ -212,7 +212,7 @@ def _text(value: Any) -> str | None:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else _text(json.dumps(value))
+    return None if value is None else _text(compact(value))
 
 
 def _number(value: Any) -> float | None:

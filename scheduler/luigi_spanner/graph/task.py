@@ -70,9 +70,18 @@ def _same(old: Any, new: Any) -> bool:
     """Whether assigning `new` over `old` changes nothing. An equal number of another type does change the row (1, 1.0, True)."""
     if old is new:
         return True
-    if isinstance(old, (OwnedDict, OwnedSet)):
-        return bool(old == new) and not isinstance(old, OwnedDict)
-    return type(old) is type(new) and not isinstance(old, dict) and bool(old == new)
+    if isinstance(old, dict):
+        return isinstance(new, dict) and old.keys() == new.keys() and all(_same_scalar(old[name], new[name]) for name in new)
+    if isinstance(old, OwnedSet):
+        return bool(old == new)
+    return type(old) is type(new) and bool(old == new)
+
+
+def _same_scalar(old: Any, new: Any) -> bool:
+    return type(old) is type(new) and type(new) in _SCALAR_TYPES and bool(old == new)
+
+
+_SCALAR_TYPES = frozenset({str, int, float, bool, type(None)})
 
 
 class NewTask(luigi_scheduler.Task):
