@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import json
 import os
 import queue
@@ -14,8 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from urllib.parse import quote, urlencode
 import tornado.httpserver
 import tornado.netutil
 
-from luigi_spanner.calls import Scheduling
+from luigi_spanner.calls import Call, Scheduling, Status
 from luigi_spanner.server import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +145,82 @@ def serving(opening: Callable[[], Awaitable[Scheduling]], **options: Any) -> Ite
         loop.call_soon_threadsafe(finished.set)
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+class Answering:
+    """A scheduler that answers each call with what `reply` makes of it."""
+
+    def __init__(self, reply: Callable[[Call], Awaitable[bytes]]) -> None:
+        self.calls: list[Call] = []
+        self._reply = reply
+
+    async def call(self, call: Call) -> bytes:
+        self.calls.append(call)
+        return await self._reply(call)
+
+    async def status(self) -> Status:
+        return Status(ready=True, reasons=(), replica="r", namespace="n", applied=1, watermark=0)
+
+    async def ended(self) -> str:
+        return await asyncio.get_running_loop().create_future()
+
+    def metrics(self) -> tuple[bytes, str] | None:
+        return None
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@asynccontextmanager
+async def listening(scheduling: Scheduling, **options: Any) -> AsyncIterator[int]:
+    """The application over `scheduling` in this event loop, until the block ends; its port."""
+    server = tornado.httpserver.HTTPServer(app(scheduling, **options))
+    (socket_,) = tornado.netutil.bind_sockets(0, "127.0.0.1", family=socket.AF_INET)
+    server.add_sockets([socket_])
+    try:
+        yield socket_.getsockname()[1]
+    finally:
+        server.stop()
+        await server.close_all_connections()
+
+
+class Raw:
+    """A connection on which a test says byte for byte what it sends. Use `opened`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, text: str, body: bytes = b"") -> None:
+        """Lines of a head, and a body as it is. The lines end as HTTP has it."""
+        self.writer.write("".join(f"{line}\r\n" for line in text.splitlines()).encode() + b"\r\n" + body)
+
+    async def answer(self, *, body: bool = True) -> Answer:
+        """The next response; without `body`, it is one that has none whatever its length says."""
+        head = await self._within(self.reader.readuntil(b"\r\n\r\n"))
+        first, _, rest = head.partition(b"\r\n")
+        headers = http.client.parse_headers(io.BytesIO(rest))
+        length = int(headers.get("Content-Length", 0)) if body else 0
+        content = await self._within(self.reader.readexactly(length))
+        return Answer(status=int(first.split()[1]), headers=headers, body=content)
+
+    async def end(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        return await self._within(self.reader.read())
+
+    async def _within(self, awaited: Awaitable[bytes]) -> bytes:
+        return await asyncio.wait_for(awaited, PATIENCE)
+
+
+@asynccontextmanager
+async def opened(port: int) -> AsyncIterator[Raw]:
+    """A connection to a local port."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield Raw(reader, writer)
+    finally:
+        writer.close()
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from serving import Client, in_query, serving
 
 from luigi_spanner import Scheduler
 from luigi_spanner.calls import Call, RuleFailed, Status, StoreDown
-from luigi_spanner.server import api, handlers
+from luigi_spanner.server import api, exchange
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ def test_a_large_call_does_not_hold_up_the_others() -> None:
             return b"null"
 
     def slowly(query: str, headers: object, body: bytes) -> str:
-        if len(body) >= handlers.LARGE_BYTES:
+        if len(body) >= exchange.LARGE_BYTES:
             started.set()
             assert running.wait(20)
         return api.payload_of(query, headers, body)  # type: ignore[arg-type]
@@ -360,9 +360,9 @@ def test_a_large_call_does_not_hold_up_the_others() -> None:
         return Slow(RuntimeError())
 
     with pytest.MonkeyPatch.context() as patch, serving(opening) as client:
-        patch.setattr(handlers, "payload_of", slowly)  # holds the reading of the large body open for as long as is needed
+        patch.setattr(exchange, "payload_of", slowly)  # holds the reading of the large body open for as long as is needed
         large = client.connect()
-        body = urlencode({"data": json.dumps({"worker": "w", "task_id": "A", "expl": "x" * handlers.LARGE_BYTES})})
+        body = urlencode({"data": json.dumps({"worker": "w", "task_id": "A", "expl": "x" * exchange.LARGE_BYTES})})
         large.request("POST", "/api/add_task", body, {"Content-Type": "application/x-www-form-urlencoded"})
         assert started.wait(20)
         assert client.call("ping", worker="w").status == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -316,7 +317,7 @@ def test_a_unix_socket(serve: Callable[..., Process], tmp_path: Path) -> None:
     serve("--store", "memory://", "--unix-socket", "s.sock", listen=()).line("on unix socket s.sock")
     path = tmp_path / "s.sock"
     assert stat.S_ISSOCK(path.stat().st_mode)
-    assert over_unix(path, "GET", in_query("ping", worker="w")) == b'{"response": {"rpc_messages": []}}'
+    assert json.loads(over_unix(path, "GET", in_query("ping", worker="w"))) == {"response": {"rpc_messages": []}}
 
 
 def over_unix(path: Path, verb: str, target: str) -> bytes:

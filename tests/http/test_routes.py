@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from pathlib import Path
@@ -76,22 +75,6 @@ def test_history_says_that_it_is_off(memory: Client, path: str) -> None:
 @pytest.mark.parametrize("path", ["/foo", "/historyx", "/apix"])
 def test_other_paths_are_not_found(memory: Client, path: str) -> None:
     assert memory.get(path).status == 404
-
-
-def test_large_replies_are_compressed(memory: Client) -> None:
-    for index in range(20):
-        memory.call("add_task", worker="w", task_id=f"Task{index}", family="F")
-    answer = memory.get(in_query("task_list"), Accept_Encoding="gzip")
-    assert answer.headers["Content-Encoding"] == "gzip"
-    assert len(json.loads(gzip.decompress(answer.body))["response"]) == 20
-
-
-def test_a_listing_that_did_not_change_is_not_sent_again(memory: Client) -> None:
-    memory.call("add_task", worker="w", task_id="T", family="F")
-    first = memory.get(in_query("task_list"))
-    assert memory.get(in_query("task_list"), If_None_Match=first.headers["ETag"]).status == 304
-    memory.call("add_task", worker="w", task_id="U", family="F")
-    assert memory.get(in_query("task_list"), If_None_Match=first.headers["ETag"]).status == 200
 
 
 def test_a_connection_serves_many_calls(client: Client) -> None:

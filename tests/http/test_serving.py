@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from luigi_spanner.service import Service
     ("constant", "sent"),
     [
         ("BODY_SECONDS", b"POST /api/ping HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ndata="),
+        ("BODY_SECONDS", b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ndata="),
         ("IDLE_SECONDS", b"POST /api/ping HTTP/1.1\r\nHost:"),
     ],
 )
@@ -58,3 +60,4 @@ def test_a_request_that_never_comes_whole(
     with caplog.at_level(logging.CRITICAL):
         assert asyncio.run(main()) == 1
     assert "It is dead." in caplog.text
+    assert sys.getswitchinterval() == pytest.approx(life.SWITCH_SECONDS)

@@ -1,7 +1,8 @@
-"""The tornado application: Luigi's routes, one handler each."""
+"""The whole of what is served: calls, and a tornado application with Luigi's other routes, one handler each."""
 
 from __future__ import annotations
 
+import logging
 import os.path
 from collections.abc import Callable
 
@@ -9,23 +10,21 @@ import luigi
 import luigi.scheduler
 import tornado.escape
 import tornado.web
+from tornado.log import access_log
 
 from luigi_spanner.calls import Scheduling
 from luigi_spanner.ids import random_id
+from luigi_spanner.server.api import Service
 from luigi_spanner.server.door import Door
-from luigi_spanner.server.handlers import (
-    ApiHandler,
-    HealthHandler,
-    HistoryHandler,
-    MetricsHandler,
-    ReadyHandler,
-    RootHandler,
-    Service,
-)
+from luigi_spanner.server.front import Front
+from luigi_spanner.server.handlers import HealthHandler, HistoryHandler, MetricsHandler, ReadyHandler, RootHandler
 from luigi_spanner.server.validate import methods
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Largest body of a call, unless configured. Far above what workers send, far below an entry's limit in every store."""
+
+BODY_SECONDS = 30.0
+"""How long a body may take to arrive: three times what Luigi's own client waits, by default, for a whole reply."""
 
 
 def app(
@@ -34,8 +33,9 @@ def app(
     max_body_bytes: int = MAX_BODY_BYTES,
     ids: Callable[[], str] = random_id,
     door: Door | None = None,
-) -> tornado.web.Application:
-    """The application that serves `scheduling` to workers and to the visualiser.
+    body_seconds: float = BODY_SECONDS,
+) -> Front:
+    """What serves `scheduling` to workers and to the visualiser, for tornado's HTTPServer.
 
     `max_body_bytes` is the largest body of a call, `ids` names the requests that bring no id of their own, and `door`, when
     given, is closed by whoever shuts the server down. Make it where the event loop runs.
@@ -48,9 +48,8 @@ def app(
         door=door or Door(),
     )
     given = {"service": service}
-    return tornado.web.Application(
+    pages = tornado.web.Application(
         [
-            (r"/api(?:/(.*))?", ApiHandler, given),
             (r"/", RootHandler),
             (r"/(?:tasklist|history)(?:/.*)?", HistoryHandler),
             (r"/metrics", MetricsHandler, given),
@@ -60,4 +59,13 @@ def app(
         static_path=os.path.join(os.path.dirname(luigi.__file__), "static"),
         unescape=tornado.escape.xhtml_unescape,
         compress_response=True,
+        log_function=_log,
     )
+    return Front(service, pages, body_seconds)
+
+
+def _log(handler: tornado.web.RequestHandler) -> None:
+    """As tornado does, but what went well is no news: probes and scrapers ask every few seconds."""
+    status, request = handler.get_status(), handler.request
+    level = logging.DEBUG if status < 400 else logging.WARNING if status < 500 else logging.ERROR
+    access_log.log(level, "%d %s %s (%s)", status, request.method, request.uri, request.remote_ip)

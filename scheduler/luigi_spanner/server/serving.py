@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 
 import luigi
@@ -18,7 +19,7 @@ import tornado.netutil
 from luigi_spanner._version import __version__
 from luigi_spanner.calls import Scheduling
 from luigi_spanner.config import Options
-from luigi_spanner.server.application import app
+from luigi_spanner.server.application import BODY_SECONDS, app
 from luigi_spanner.server.door import Door
 
 logger = logging.getLogger(__name__)
@@ -29,12 +30,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 LINGER_SECONDS = 2.0
 """How long shutting down waits beyond the longest time that a call may be held."""
 
-
-BODY_SECONDS = 30.0
-"""How long a body may take to arrive: three times what Luigi's own client waits, by default, for a whole reply."""
-
 IDLE_SECONDS = 620.0
 """How long a connection waits for its next headers: Google Cloud's load balancers keep theirs for 600 s and want more here."""
+
+SWITCH_SECONDS = 0.0002
+"""How long a thread keeps the interpreter while another wants it, instead of Python's 5 ms. Threads render listings and read
+large bodies, and the event loop must ask for the interpreter back after each of the three system calls that a call takes.
+Beside a thread that renders all the time the p99 of pings is 2 ms, with 0.5 ms it is 3, with 5 ms it is 10 to 14."""
 
 
 class CannotListen(Exception):
@@ -87,11 +89,11 @@ async def _started(options: Options, opening: Callable[[Options], Awaitable[Sche
 
 
 async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event) -> int:
+    sys.setswitchinterval(SWITCH_SECONDS)
     door = Door()
     server = tornado.httpserver.HTTPServer(
-        app(scheduling, max_body_bytes=options.max_body_bytes, door=door),
+        app(scheduling, max_body_bytes=options.max_body_bytes, door=door, body_seconds=BODY_SECONDS),
         max_body_size=options.max_body_bytes,
-        body_timeout=BODY_SECONDS,
         idle_connection_timeout=IDLE_SECONDS,
     )
     server.add_sockets(sockets)

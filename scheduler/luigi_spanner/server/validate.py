@@ -164,6 +164,11 @@ def mapping(check: Check, key: Check = anything) -> Check:
     return mapping_check
 
 
+def record(value: Any) -> str | None:
+    """An object, whatever it holds."""
+    return None if isinstance(value, dict) else f" must be an object, not {_kind(value)}"
+
+
 _RETRY_FIELDS = mapping(optional(limit))
 
 
@@ -221,7 +226,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "new_deps": optional(each(identifier)),
     "owners": optional(each(text)),
     "param_visibilities": optional(mapping(whole)),
-    "params": optional(mapping(anything)),
+    "params": optional(record),
     "priority": rank,
     "progress_percentage": scalar,
     "resource": identifier,
@@ -229,7 +234,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "retry_policy_dict": optional(retry_policy),
     "runnable": scalar,
     "search": optional(text),
-    "statistics": mapping(anything),
+    "statistics": record,
     "status": status,
     "task": identifier,
     "task_family": identifier,
@@ -243,7 +248,7 @@ ARGUMENTS: Mapping[str, Check] = {
 """What an argument of that name holds, whatever the method."""
 
 EXCEPTIONS: Mapping[tuple[str, str], Check] = {
-    ("announce_scheduling_failure", "params"): mapping(anything),
+    ("announce_scheduling_failure", "params"): record,
     ("announce_scheduling_failure", "owners"): each(text),
     ("forgive_failures", "task_id"): optional(identifier),
     ("mark_as_done", "task_id"): optional(identifier),
@@ -279,18 +284,22 @@ class Method:
 
     def check(self, arguments: dict[str, Any]) -> None:
         """Raises BadRequest naming the first fault of `arguments`; makes numbers of amounts that are true or false."""
-        for name in sorted(self.required):
-            if name not in arguments:
-                raise BadRequest(f"{self.name} needs the argument {quoted(name)}.")
+        if not arguments.keys() >= self.required:
+            missing = min(self.required - arguments.keys())
+            raise BadRequest(f"{self.name} needs the argument {quoted(missing)}.")
         for name, value in arguments.items():
-            check = self.checks.get(name, self.rest)
-            if check is None or name == "self":
-                raise BadRequest(f"{self.name} has no argument {quoted(name)}.")
-            fault = check(value) or identifier(name)
+            check = self.checks.get(name)
+            fault = self._other(name)(value) or identifier(name) if check is None else check(value)
             if fault is not None:
                 raise BadRequest(f"{name[:64]}{fault}.")
-            if name in COUNTED or check is amount:
+            if name in COUNTED or (check is None and self.rest is amount):
                 arguments[name] = _counted(value)
+
+    def _other(self, name: str) -> Check:
+        """The check of an argument that the method does not name. Raises BadRequest if it takes none."""
+        if self.rest is None or name == "self":
+            raise BadRequest(f"{self.name} has no argument {quoted(name)}.")
+        return self.rest
 
 
 Methods = Mapping[str, Method]
