@@ -92,23 +92,32 @@ class OwnedDict(dict[K, V]):
         return dict, (dict(self),)
 
 
-def _restore_set(container: set[Any], copy: set[Any]) -> None:
+def _restore_set(container: OwnedSet[Any], copy: set[Any]) -> None:
     set.clear(container)
     set.update(container, copy)
+    container._frozen = None
 
 
 class OwnedSet(set[K]):
     """A set of one attribute. Its order is no state."""
 
-    __slots__ = ("_attribute", "_owner")
+    __slots__ = ("_attribute", "_frozen", "_owner")
 
     def __init__(self, owner: Owner, attribute: str, items: Iterable[K] = ()) -> None:
         super().__init__(items)
         self._owner = owner
         self._attribute = attribute
+        self._frozen: tuple[K, ...] | None = None
+
+    def frozen(self) -> tuple[K, ...]:
+        """The members as they are now, in no order; the same object until they change."""
+        if self._frozen is None:
+            self._frozen = tuple(self)
+        return self._frozen
 
     def _before(self) -> None:
         self._owner.changes(self._attribute, _restore_set, self, set(self))
+        self._frozen = None
 
     def add(self, item: K) -> None:
         if item not in self:

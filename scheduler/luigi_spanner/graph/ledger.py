@@ -17,7 +17,7 @@ from luigi_spanner.graph.rows import KEY_LENGTHS, Resources, apply_record, colum
 from luigi_spanner.graph.state import State
 from luigi_spanner.graph.task import Task, encode_lasting, encode_moving
 from luigi_spanner.graph.tracker import WHOLE, RowId
-from luigi_spanner.journal import ENCODING_VERSION, Entry, Key, Row, canonical, decode, pack, unpack
+from luigi_spanner.journal import ENCODING_VERSION, Entry, Key, Row, canonical, decode, key_text, pack, unpack
 from luigi_spanner.stores import CELL_BYTES, COMMIT_BYTES, KEY_BYTES, Snapshot
 
 NAMESPACE_BYTES = 128
@@ -102,7 +102,7 @@ class Ledger:
             if len(key) < KEY_LENGTHS[table]:
                 members = sorted(attributes.union(self._orphans.pop(row_id, ())))
                 changed.extend((table, (*key, member)) for member in members)
-                yield f'["{table}",{canonical(key)},null]' if members else ""
+                yield f'["{table}",{key_text(key)},null]' if members else ""
             elif table in RELATIONS:
                 changed.append(row_id)
                 yield self._follow_relation(table, key)
@@ -115,15 +115,20 @@ class Ledger:
     def _follow_relation(self, table: str, key: Key) -> str:
         # Its digest has followed already: it says nothing but the key and an ordinal.
         _check_key(table, key)
-        self._orphans.get((table, key[:1]), set()).discard(str(key[1]))
-        row = row_of(self._state, self._resources, table, key)
-        return f'["{table}",{canonical(key)},{"null" if row is None else canonical(row) + ",1"}]'
+        if self._orphans:
+            self._orphans.get((table, key[:1]), set()).discard(str(key[1]))
+        worker_id, task_id = key
+        task = self._state._tasks.get(task_id)
+        if task is None or worker_id not in (task.stakeholders if table == STAKEHOLDERS else task.workers):
+            return f'["{table}",{key_text(key)},null]'
+        row = "{}" if table == STAKEHOLDERS else f'{{"ordinal":{task.workers.ordinal(worker_id)}}}'
+        return f'["{table}",{key_text(key)},{row},1]'
 
     def _follow_task(self, key: Key, attributes: set[str]) -> str:
         task = self._state._tasks.get(key[0])
         if task is None:
             gone = [self._keep(half, key, None) for half in HALVES]
-            return f'["{TASKS}",{canonical(key)},null]' if any(gone) else ""
+            return f'["{TASKS}",{key_text(key)},null]' if any(gone) else ""
         whole = WHOLE in attributes
         if whole:
             _check_key(TASKS, key)
@@ -136,9 +141,9 @@ class Ledger:
         if max(len(text or "") for text in texts) > UNCHECKED_BYTES:
             self._task_body(task)
         if whole:
-            return f'["{TASKS}",{canonical(key)},{_joined(*texts)},1]'
+            return f'["{TASKS}",{key_text(key)},{_joined(*texts)},1]'
         row = {**(moving or {}), **(lasting or {})}
-        return f'["{TASKS}",{canonical(key)},{canonical({name: row.get(name) for name in attributes})}]'
+        return f'["{TASKS}",{key_text(key)},{canonical({name: row.get(name) for name in attributes})}]'
 
     def _follow_row(self, table: str, key: Key, attributes: set[str]) -> str:
         row = row_of(self._state, self._resources, table, key)
@@ -151,10 +156,10 @@ class Ledger:
         if not self._keep(table, key, text):
             return ""
         if row is None:
-            return f'["{table}",{canonical(key)},null]'
+            return f'["{table}",{key_text(key)},null]'
         if WHOLE in attributes:
-            return f'["{table}",{canonical(key)},{text},1]'
-        return f'["{table}",{canonical(key)},{canonical({name: row.get(name) for name in attributes})}]'
+            return f'["{table}",{key_text(key)},{text},1]'
+        return f'["{table}",{key_text(key)},{canonical({name: row.get(name) for name in attributes})}]'
 
     def _keep(self, kind: str, key: Key, text: str | None) -> bool:
         """Let the digest follow a row or half a row. Whether it has changed at all. Undoable."""
@@ -300,7 +305,7 @@ def _check_key(table: str, key: Key) -> None:
         if not isinstance(part, str):
             raise Unstorable(f"a key of {table} is no text")
         try:
-            size += len(part.encode())
+            size += len(part) if part.isascii() else len(part.encode())
         except UnicodeEncodeError as error:
             raise Unstorable(f"a key of {table} is no text that a database can hold") from error
     if size > KEY_BYTES:

@@ -14,7 +14,7 @@ from luigi_spanner.digest import TASKS
 from luigi_spanner.graph.containers import Ranked, Table
 from luigi_spanner.graph.index import Index
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS, Runners, Stakeholders
-from luigi_spanner.graph.task import Task, decode_task
+from luigi_spanner.graph.task import Proposal, Task, decode_task
 from luigi_spanner.graph.tracker import Tracker
 from luigi_spanner.graph.worker import WORKERS, Worker, decode_worker
 
@@ -106,14 +106,15 @@ class State(luigi_scheduler.SimpleTaskState):
     def make_runners(self, task: Task) -> Runners:
         return Runners(self, task.id)
 
-    def get_task(self, task_id: str, default: Any = None, setdefault: Task | None = None) -> Any:
+    def get_task(self, task_id: str, default: Any = None, setdefault: Proposal | Task | None = None) -> Any:
         task = self._tasks.get(task_id)
         if task is not None:
             return task
-        if not setdefault:
+        if setdefault is None:
             return default
-        self._insert_task(setdefault)
-        return setdefault
+        task = setdefault.accepted() if isinstance(setdefault, Proposal) else setdefault
+        self._insert_task(task)
+        return task
 
     def _insert_task(self, task: Task) -> None:
         Task.enter(task, self)

@@ -84,9 +84,22 @@ def _same_scalar(old: Any, new: Any) -> bool:
 _SCALAR_TYPES = frozenset({str, int, float, bool, type(None)})
 
 
+class Proposal:
+    """A task to be made if there is none of that id. Luigi's rules propose one for every task and dependency that a call names,
+    and most of them are there."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, **keys: Any) -> None:
+        self._keys = keys
+
+    def accepted(self) -> NewTask:
+        """The task."""
+        return NewTask(**self._keys)
+
+
 class NewTask(luigi_scheduler.Task):
-    """A task in no state. Luigi's rules make one for each dependency that a call names, to throw most of them away: setting
-    its attributes must cost nothing."""
+    """A task in no state."""
 
     def set_params(self, params: Any) -> None:
         super().set_params(params)

@@ -98,9 +98,11 @@ class Tracker:
         self._refreshed.add(task_id)
 
     def take_stale(self) -> set[str]:
-        """Ids of the tasks whose index entries are out of date. Emptying the set is the caller's part."""
-        self._refreshed |= self.stale
-        return self.stale
+        """Hand over the ids of the tasks whose index entries are out of date."""
+        # A set keeps the room it once needed, and whoever walks it pays for that: it is never emptied to be used again.
+        stale, self.stale = self.stale, set()
+        self._refreshed |= stale
+        return stale
 
     def savepoint(self) -> Savepoint:
         return Savepoint(len(self.undo), len(self.effects))

@@ -6,8 +6,8 @@ and the infinities are strings (Spanner API reference, TypeCode).
 
 from __future__ import annotations
 
-import base64
 import math
+from binascii import a2b_base64, b2a_base64
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -200,7 +200,7 @@ def _put_boolean(target: Any, value: bool) -> None:
 
 
 def _put_bytes(target: Any, value: bytes) -> None:
-    target.string_value = base64.b64encode(value).decode("ascii")
+    target.string_value = b2a_base64(value, newline=False).decode("ascii")
 
 
 def _is_null(value: Any) -> bool:
@@ -208,11 +208,14 @@ def _is_null(value: Any) -> bool:
 
 
 def _text(value: Any) -> str | None:
-    return None if _is_null(value) else value.string_value
+    # Only what is empty can be null: the kind is asked for then, these are the hot ones.
+    text: str = value.string_value
+    return text if text else (None if _is_null(value) else "")
 
 
 def _integer(value: Any) -> int | None:
-    return None if _is_null(value) else int(value.string_value)
+    text = value.string_value
+    return int(text) if text else None
 
 
 def _float(value: Any) -> float | None:
@@ -226,9 +229,8 @@ def _boolean(value: Any) -> bool | None:
 
 
 def _bytes(value: Any) -> bytes | None:
-    # An empty string is both empty BYTES and what a null shows: only then is the kind asked for, this is the hot one.
     text = value.string_value
-    return base64.b64decode(text) if text else (None if _is_null(value) else b"")
+    return a2b_base64(text) if text else (None if _is_null(value) else b"")
 
 
 _TAKE: dict[int, Callable[[Any], Any]] = {
