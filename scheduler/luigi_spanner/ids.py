@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 
 
 def random_id() -> str:
-    """32 hexadecimal digits, 122 bits of them from the system's source of randomness."""
-    return uuid.uuid4().hex
+    """32 hexadecimal digits, 128 bits from the system's source of randomness."""
+    return os.urandom(16).hex()
