@@ -161,6 +161,16 @@ async def test_quick_work_is_done_at_once_and_slow_work_on_the_thread(
 
 
 @on_loop
+async def test_the_log_has_its_full_size_from_the_start(place: SqlitePlace) -> None:
+    async with opened(place) as (store,):
+        assert os.path.getsize(f"{place.path}-wal") >= sqlite_file.WAL_BYTES
+        assert isinstance(await store.commit(1, entry(1), []), Committed)
+        assert os.path.getsize(f"{place.path}-wal") < 2 * sqlite_file.WAL_BYTES
+    with closing(sqlite3.connect(place.path)) as connection:
+        assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'filler'").fetchall()
+
+
+@on_loop
 async def test_closing_does_not_wait_for_another_processs_lock(place: SqlitePlace) -> None:
     store = await place.open(deadline=60)
     await store.load()

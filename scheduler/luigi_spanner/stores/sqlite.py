@@ -158,7 +158,7 @@ class SqliteStore:
             found = migrate.read_sqlite(connection)
         if migrate.compatible(*found, self._url) is not None:
             migrate.upgrade_sqlite(self._path)
-        self._connect()
+        sqlite_file.grow_wal(self._path, self._connect())
 
     def _load(self, connection: sqlite3.Connection) -> Snapshot:
         with sqlite_sql.transaction(connection):

@@ -133,7 +133,8 @@ def _insert(connection: sqlite3.Connection, namespace: str, entry: Entry) -> boo
     values = (namespace, entry.seq, entry.commit_id, entry.replica, float(entry.clock), *numbers, cells.calls, cells.changes)
     if not connection.execute(_INSERT_ENTRY, values).rowcount:
         return False
-    connection.executemany(_INSERT_PART, [(namespace, entry.seq, part, payload) for part, payload in cells.parts])
+    if cells.parts:
+        connection.executemany(_INSERT_PART, [(namespace, entry.seq, part, payload) for part, payload in cells.parts])
     return True
 
 
