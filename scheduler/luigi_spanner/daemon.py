@@ -42,6 +42,7 @@ def run(options: Options) -> int:
 
 async def open_service(options: Options) -> Scheduling:
     """The service that the options describe, not yet started. Raises StoreError."""
+    from luigi_spanner.collector import Freezer
     from luigi_spanner.service import Service  # after the fork: with it comes the store's client
 
     return await Service.open(
@@ -50,6 +51,7 @@ async def open_service(options: Options) -> Scheduling:
         hold=options.hold,
         rules_mismatch=options.rules_mismatch,
         journal_keep=options.journal_keep,
+        each_second=Freezer().look,
     )
 
 

@@ -32,7 +32,7 @@ def _make_encoder(*, sort_keys: bool) -> Callable[[Any], str]:
 
 
 compact = _make_encoder(sort_keys=False)
-"""A value as ASCII JSON text, in its own order. NaN and Infinity are kept. TypeError, ValueError, RecursionError if it is no JSON."""
+"""A value as ASCII JSON text, in its own order. TypeError, ValueError, RecursionError if it is no JSON."""
 
 _canonical = _make_encoder(sort_keys=True)
 _quoted = encoder.encode_basestring_ascii

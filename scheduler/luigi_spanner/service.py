@@ -10,6 +10,8 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from luigi import scheduler as luigi_scheduler
@@ -21,9 +23,11 @@ from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import SYSTEM, BadRequest, Call, CallError, Status, StoreDown, UnknownMethod
 from luigi_spanner.graph.graph import NO_MESSAGES, Graph, configured_limits
 from luigi_spanner.graph.ledger import Divergence
+from luigi_spanner.graph.listings import LISTINGS, Listings
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread
+from luigi_spanner.readers import Readers
 from luigi_spanner.replica import Limits, Replica
 from luigi_spanner.stores import InvalidStore, Store
 from luigi_spanner.stores.location import open_store
@@ -38,6 +42,9 @@ BEAT_SECONDS = 30.0
 
 GONE_SECONDS = 3 * BEAT_SECONDS
 """A replica that has said nothing for so long is gone."""
+
+DECLARED_AT_ONCE = 2000
+"""Most dependencies that one call makes, about 0.1 s of work (measured)."""
 
 PING_HOLD = 1.0
 """How long a ping that must change something may wait. Workers ping under a lock that their forks take too."""
@@ -60,11 +67,27 @@ class Service:
 
     @classmethod
     async def open(
-        cls, url: str, namespace: str, *, hold: float = 8.0, rules_mismatch: str = "refuse", journal_keep: int = 100_000
+        cls,
+        url: str,
+        namespace: str,
+        *,
+        hold: float = 8.0,
+        rules_mismatch: str = "refuse",
+        journal_keep: int = 100_000,
+        each_second: Callable[[], object] = lambda: None,
     ) -> Service:
-        """A service on the namespace of a store, not yet started. Raises StoreError."""
+        """A service on the namespace of a store, not yet started. `each_second` runs as often as its housekeeping does. Raises
+        StoreError."""
         store = await open_store(url, namespace, ids=random_id)
-        return cls(store, namespace, ids=random_id, hold=hold, rules_mismatch=rules_mismatch, journal_keep=journal_keep)
+        return cls(
+            store,
+            namespace,
+            ids=random_id,
+            hold=hold,
+            rules_mismatch=rules_mismatch,
+            journal_keep=journal_keep,
+            each_second=each_second,
+        )
 
     def __init__(
         self,
@@ -76,6 +99,7 @@ class Service:
         rules_mismatch: str = "refuse",
         journal_keep: int = 100_000,
         clock: Callable[[], float] = time.time,
+        each_second: Callable[[], object] = lambda: None,
     ) -> None:
         config = luigi_scheduler.scheduler()
         self._graph = Graph(config, configured_limits(), NopHistory(), grain=config.worker_disconnect_delay / 2)
@@ -85,6 +109,7 @@ class Service:
         self._ids = ids
         self._clock = clock
         self._beaten = clock()
+        self._each_second = each_second
         self._mail = MailThread()
         self._commit_loop: asyncio.Task[None] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
@@ -102,6 +127,7 @@ class Service:
             release_slow=self._mail.run,
         )
         self._graph.clock = self._replica.offset.now
+        self._readers = Readers(Listings(self._graph), partial(self._submit, hold=hold), time.monotonic)
 
     # Calls
 
@@ -113,7 +139,22 @@ class Service:
             raise StoreDown(self._replica.failure)
         if call.method == "ping":
             return await self._ping(call)
+        if call.method in LISTINGS:
+            return await self._readers.answer(call)
+        if call.method == "add_task":
+            await self._declare(call)
         return await self._submit(call, getattr(self._graph, call.method), self._hold)
+
+    async def _declare(self, call: Call) -> None:
+        """Make what an `add_task` depends on in portions, if that is very much: others' calls run between them."""
+        named = [*(call.arguments.get("deps") or ()), *(call.arguments.get("new_deps") or ())]
+        if len(named) <= DECLARED_AT_ONCE or call.arguments.get("assistant"):
+            return
+        for start in range(0, len(named), DECLARED_AT_ONCE):
+            part = {"dependencies": named[start : start + DECLARED_AT_ONCE], "priority": call.arguments.get("priority", 0)}
+            arguments = {"worker": call.arguments.get("worker"), **part}
+            portion = replace(call, method=self._graph.declare.__name__, arguments=arguments)
+            await self._submit(portion, self._graph.declare, self._hold)
 
     async def _ping(self, call: Call) -> bytes:
         grain = self._graph._state.grain
@@ -226,6 +267,7 @@ class Service:
         """Answer what was accepted, leave the namespace, release the store."""
         if self._housekeeping is not None:
             self._housekeeping.cancel()
+        self._readers.stop()
         if self._commit_loop is not None:
             await self._stop_loop(self._commit_loop)
         await self._store.close()
@@ -254,6 +296,8 @@ class Service:
     async def _keep_house(self) -> None:
         while self._replica.failure is None:
             await asyncio.sleep(TICK_SECONDS)
+            self._readers.forget()
+            self._each_second()
             try:
                 await self._do_chores()
             except StoreDown:

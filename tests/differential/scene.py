@@ -17,10 +17,13 @@ T = TypeVar("T")
 
 FREE: list[dict[str, float]] = [{}]
 SCARCE: list[dict[str, float]] = [{"r": 1}]
+LOCKS: list[dict[str, float]] = [{f"lock{number}": 1} for number in range(7)]
+LOCKED: list[dict[str, float]] = [{"r": 1, **lock} for lock in LOCKS] + [{"s": 1}, {}]
+HUGE: list[dict[str, float]] = [{"r": 2**62}, {"r": 2**62 + 1, "lock0": 1}, {"s": 0.5, "r": 1}, {"s": 2.5}, {"r": 1}]
 VARIED: list[dict[str, float]] = [{}, {"r": 1}, {"r": 2}, {"s": 1}, {"r": 1, "s": 2}, {"u": 1}, {"r": 0}, {"r": 0.5}]
 """What tasks may ask for. Nobody declares `u` to begin with, so its limit is 1. Amounts are sums of halves: of others ours has
 exact totals, where stock's depend on the order of adding (0.2 + 0.4 + 0.3 + 0.1 is more than 1). Negative ones are left out:
-the server rejects them."""
+the server rejects them. A lock is a resource with the default limit that few tasks ask for."""
 
 JUMPY = [0.0] * 100 + [0.25] * 50 + [1.0] * 20 + [5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 200.0]
 """How many seconds pass between two steps: little, or what brings a delay just to its end or beyond."""
@@ -139,7 +142,7 @@ def setting(dice: Dice) -> tuple[Setup, Scene]:
 
 def _scene(dice: Dice) -> Scene:
     families = "FGH"[: dice.number(1, 3)]
-    workers = [f"w{number}" for number in range(dice.number(1, 5))]
+    workers = [f"w{number}" for number in range(dice.pick([dice.number(1, 5)] * 4 + [12]))]
     size = dice.pick([3, 6, 12, 12, 25, 60])
     return Scene(
         tasks=[f"{families[number % len(families)]}_{number}" for number in range(size)],
@@ -151,7 +154,7 @@ def _scene(dice: Dice) -> Scene:
         renewal=dice.pick([0, 10, 30]),
         external=dice.pick([0, 0, 40]),
         batching=chance(dice, 50),
-        amounts=dice.pick([FREE, [*FREE, *SCARCE], SCARCE, VARIED, VARIED]),
+        amounts=dice.pick([FREE, [*FREE, *SCARCE], SCARCE, VARIED, VARIED, LOCKS, LOCKED, HUGE]),
         priorities=dice.pick([[0], [0, 0, 1, 5], [-2, 0, 0.5, 1, 2, 3]]),
         pauses=dice.pick([[0.0], [0.0, 0.25, 1.0], JUMPY, JUMPY, JUMPY]),
     )

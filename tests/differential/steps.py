@@ -238,7 +238,8 @@ def re_enable(dice: Dice, scene: Scene) -> Asked:
 
 
 def limit(dice: Dice, scene: Scene) -> Asked:
-    return "update_resource", {"resource": dice.pick(["r", "s", "u"]), "amount": dice.pick([0, 1, 2, 5, 1, -1, 0.5])}
+    amount = dice.pick([0, 1, 2, 5, 1, -1, 0.5, 2**62, 2**63 - 1])
+    return "update_resource", {"resource": dice.pick(["r", "s", "u", "r", "s", "lock0"]), "amount": amount}
 
 
 def set_limits(dice: Dice, scene: Scene) -> Asked:
@@ -259,7 +260,21 @@ def prune(dice: Dice, scene: Scene) -> Asked:
 
 def look(dice: Dice, scene: Scene) -> Asked:
     """The visualiser asks for a listing."""
+    if chance(dice, 40):
+        return "task_list", _filters(dice)
     return dice.pick(listings(scene, [dice.pick(scene.tasks)]))
+
+
+def _filters(dice: Dice) -> dict[str, Any]:
+    """Any filters of a list of tasks at once."""
+    choices: dict[str, list[Any]] = {
+        "status": ["", "", PENDING, PENDING, *STATUSES],
+        "upstream_status": [*UPSTREAM, *UPSTREAM, "UPSTREAM_SUCCESS", "nonsense"],
+        "limit": [True, False],
+        "search": [None, "", "1", "F day=1", "kind=0 G", "nothing"],
+        "max_shown_tasks": [None, None, 0, 2, 10],
+    }
+    return {name: dice.pick(values) for name, values in choices.items() if chance(dice, 60)}
 
 
 RULES: dict[str, tuple[Callable[[Dice, Scene], Asked], int]] = {

@@ -23,8 +23,15 @@ from steps import RULES, ending, opening, step
 from twins import RESTART, Setup, Step, Twins, play
 
 from luigi_spanner.graph import index
+from luigi_spanner.graph.below import Below
+from luigi_spanner.graph.containers import OwnedSet
+from luigi_spanner.graph.entries import Counts
+from luigi_spanner.graph.fragments import Fragments
 from luigi_spanner.graph.graph import Graph
-from luigi_spanner.graph.index import Counts, Due, Index
+from luigi_spanner.graph.greed import Greed
+from luigi_spanner.graph.index import Due, Index
+from luigi_spanner.graph.listings import Listings
+from luigi_spanner.graph.ready import Ready
 from luigi_spanner.graph.selection import Selection
 from luigi_spanner.graph.state import State, StatusTasks
 from luigi_spanner.graph.tracker import Tracker
@@ -125,17 +132,16 @@ def break_ties_by_insertion(patch: pytest.MonkeyPatch) -> None:
 
 
 def group_runnable_with_other_tasks(patch: pytest.MonkeyPatch) -> None:
-    change = Index._change_group
-    patch.setattr(Index, "_change_group", lambda self, key, rank, *, add: change(self, (*key[:2], True), rank, add=add))
+    group = Ready.group
+    patch.setattr(Ready, "group", lambda self, key: group(self, (*key[:2], True)))
 
 
 def ignore_running_tasks_in_greed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Selection, "_account_running", lambda self, task, slots, taken: None)
+    patch.setattr(Greed, "_account_running", lambda self, before: None)
 
 
 def ignore_used_resources(patch: pytest.MonkeyPatch) -> None:
-    fits = Selection._fits
-    patch.setattr(Selection, "_fits", lambda self, needed, used: fits(self, needed, {} if used is self._index.used else used))
+    patch.setattr(Selection, "_is_used_up", lambda self, need: False)
 
 
 def stay_ready_without_dependency(patch: pytest.MonkeyPatch) -> None:
@@ -150,6 +156,28 @@ def count_the_first_scheduler(patch: pytest.MonkeyPatch) -> None:
         add(self, replace(entry, workers=entry.workers[::-1]), worker_id, sign)
 
     patch.setattr(Counts, "add", miscount)
+
+
+def leave_out_none_below_disabled(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Below, "_spread", lambda self, blocking: [])
+
+
+def leave_out_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Below, "_withdraw", lambda self, task_id: None)
+
+
+def overlook_cycles(patch: pytest.MonkeyPatch) -> None:
+    insert = Below._insert
+
+    def overlook(self: Below, joined: Any) -> None:
+        insert(self, joined)
+        self._cyclic = False
+
+    patch.setattr(Below, "_insert", overlook)
+
+
+def overlook_nameless_statuses(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Below, "_note_odd", lambda self, task_id, entry: None)
 
 
 def never_re_enable(patch: pytest.MonkeyPatch) -> None:
@@ -203,6 +231,22 @@ def keep_the_index_on_undo(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Tracker, "rollback", forgetful)
 
 
+def keep_fragments(patch: pytest.MonkeyPatch) -> None:
+    drop = Fragments._drop
+    patch.setattr(Fragments, "_drop", lambda self, task_id: None if task_id in self._texts else drop(self, task_id))
+
+
+def look_at_one_moment(patch: pytest.MonkeyPatch) -> None:
+    look = Listings._look
+
+    def stare(self: Listings) -> Any:
+        view = look(self)
+        self._look = lambda: view  # type: ignore[method-assign]
+        return view
+
+    patch.setattr(Listings, "_look", stare)
+
+
 def lose_effects(patch: pytest.MonkeyPatch) -> None:
     settle = Tracker.settle
     patch.setattr(Tracker, "settle", lambda self: settle(self)[1:])
@@ -215,12 +259,17 @@ FAULTS = [
     ignore_used_resources,
     stay_ready_without_dependency,
     count_the_first_scheduler,
+    leave_out_none_below_disabled,
+    leave_out_for_ever,
+    overlook_cycles,
     never_re_enable,
     never_prune_the_first_worker,
     batch_one_more,
     ignore_cooldown,
     undo_all_but_the_first,
     keep_the_index_on_undo,
+    keep_fragments,
+    look_at_one_moment,
     lose_effects,
 ]
 
@@ -249,6 +298,32 @@ def test_a_history_written_by_hand_tells_what_a_campaign_rarely_meets(monkeypatc
     assert difference(Setup(), steps) is not None
 
 
+def test_what_luigi_leaves_out_by_chance_is_left_to_luigi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two tasks that depend on an UNKNOWN one with a DISABLED dependency, Luigi's walk leaves out the second only."""
+    steps = [
+        Step(0.0, "add_task", {"worker": "w1", "task_id": "F_0", "status": "FAILED"}),
+        Step(0.0, "add_task", {"worker": "w1", "task_id": "F_1", "status": "UNKNOWN", "deps": ["F_0"]}),
+        *(Step(0.0, "add_task", {"worker": "w0", "task_id": f"F_{2 + n}", "deps": [f"F_{n > 0:d}"]}) for n in range(3)),
+        Step(0.0, "count_pending", {"worker": "w0"}),
+    ]
+    setup = Setup(rules={"retry_count": 1})
+    assert difference(setup, steps) is None
+    overlook_nameless_statuses(monkeypatch)
+    assert difference(setup, steps) is not None
+
+
+def test_upstream_statuses_in_a_cycle_are_luigis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They depend on the order in which dependencies are looked at."""
+    deps = {"F_0": ["F_1", "F_2"], "F_1": [], "F_2": ["F_0"]}
+    steps = [Step(0.0, "add_task", {"worker": "w0", "task_id": task, "deps": deps[task]}) for task in deps]
+    asked = {"status": "PENDING", "upstream_status": "UPSTREAM_MISSING_INPUT"}
+    # At several times: each of the ways that a listing goes is gone.
+    steps += [Step(float(time), "task_list", asked) for time in range(1, 9)]
+    assert difference(Setup(), steps) is None
+    monkeypatch.setattr(OwnedSet, "frozen", lambda self: tuple(sorted(self, reverse=True)))
+    assert difference(Setup(), steps) is not None
+
+
 SHORT = 12
 """Steps to which any history that shows that resources in use are ignored shrinks; three tell it: add two tasks, ask twice."""
 
@@ -262,7 +337,7 @@ def test_a_difference_shrinks_to_a_short_script_that_reproduces_it(monkeypatch: 
     assert difference(setup, steps)
     file = tmp_path / "found.py"
     # The fault is in this process only: the script has to bring its own.
-    fault = "from luigi_spanner.graph.selection import Selection\nSelection._fits = lambda self, needed, used: True\n"
+    fault = "from luigi_spanner.graph.selection import Selection\nSelection._is_used_up = lambda self, need: False\n"
     file.write_text(fault + script(setup, steps))
     assert "Difference" in _run(file).stderr
     file.write_text(script(setup, steps))

@@ -7,6 +7,7 @@ are undone and run again, and followed from the journal.
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from unittest import mock
+from zlib import crc32
 
 from luigi import notifications
 from luigi import scheduler as luigi_scheduler
@@ -23,8 +25,10 @@ from oracle import Oracle, Stock
 
 from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import Call
+from luigi_spanner.graph import listings
 from luigi_spanner.graph.containers import OwnedSet
 from luigi_spanner.graph.graph import Graph
+from luigi_spanner.graph.listings import LISTINGS, Listings, Render
 from luigi_spanner.replica import Replica
 from luigi_spanner.stores.memory import Database, MemoryStore
 
@@ -156,7 +160,7 @@ class Ours:
         self._ids = 0
         self._replicas = [self._start() for _ in range(setup.replicas)]
 
-    def _start(self) -> Replica:
+    def _start(self) -> tuple[Replica, Listings]:
         graph = Graph(self._config, dict(self._setup.limits), self._witness, grain=0.0, clock=self._clock)
         graph._state._metrics_collector = self._witness
         replica = Replica(
@@ -170,7 +174,7 @@ class Ours:
         )
         _drive(replica.load())
         _settle(replica, [Waiting(Call(request_id="", method="configure"), graph.configure, encoded=False)])
-        return replica
+        return replica, Listings(graph)
 
     def _next_id(self) -> str:
         self._ids += 1
@@ -181,21 +185,34 @@ class Ours:
 
     def batch(self, taker: int, calls: Iterable[tuple[str, str, Callable[[], object]]]) -> list[str | Exception]:
         """The replies, in JSON, or errors of one batch; a call is a method, arguments in JSON, and what to do before it runs."""
-        replica = self._replicas[taker % len(self._replicas)]
-        return _settle(replica, [_waiting(replica.graph, *call) for call in calls])
+        replica, listed = self._replicas[taker % len(self._replicas)]
+        answers = _settle(replica, [self._waiting(replica.graph, listed, *call) for call in calls])
+        # What a listing has left to a thread is done when the batch has been committed.
+        return [_worded(answer) if callable(answer) else answer for answer in answers]
+
+    def _waiting(self, graph: Graph, listed: Listings, method: str, arguments: str, before: Callable[[], object]) -> Waiting:
+        values = json.loads(arguments)
+        # Which of the two ways a listing goes depends on nothing that changes while a history shrinks.
+        aside = method in LISTINGS and crc32(f"{self._clock()} {arguments}".encode()) % 4
+
+        def run(**values: Any) -> str | Render:
+            before()
+            if aside:
+                render: Render = getattr(listed, method)(math.inf, **values)
+                return render
+            return json.dumps(getattr(graph, method)(**values))
+
+        return Waiting(Call(request_id="", method=method, arguments=values), run, encoded=False)
 
 
-def _waiting(graph: Graph, method: str, arguments: str, before: Callable[[], object]) -> Waiting:
-    values = json.loads(arguments)
-
-    def run(**values: Any) -> str:
-        before()
-        return json.dumps(getattr(graph, method)(**values))
-
-    return Waiting(Call(request_id="", method=method, arguments=values), run, encoded=False)
+def _worded(render: Render) -> str | Exception:
+    try:
+        return render().decode()
+    except Exception as error:  # As errors of calls.
+        return error
 
 
-def _settle(replica: Replica, batch: list[Waiting]) -> list[str | Exception]:
+def _settle(replica: Replica, batch: list[Waiting]) -> list[Any]:
     try:
         _drive(replica.settle(list(batch)))
     except Exception as error:  # Errors of calls are in their answers; anything else is a fault.
@@ -234,6 +251,8 @@ class Twins:
             # As in `oracle.SortedSet`.
             patches.enter_context(mock.patch.object(OwnedSet, "__iter__", lambda self: iter(sorted(set(self))), create=True))
             patches.enter_context(mock.patch.object(luigi_scheduler, "uuid", self._ids))
+            # So that both ways of making the graph around a task are gone.
+            patches.enter_context(mock.patch.object(listings, "SMALL", 3))
             patches.enter_context(mock.patch.object(luigi_scheduler, "BatchNotifier", Mailer))
             patches.enter_context(mock.patch.object(notifications, "send_error_email", self._mail))
             self._start()

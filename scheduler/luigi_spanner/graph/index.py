@@ -6,27 +6,24 @@ brings the entries of stale tasks up to date. So the index can be late but never
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from luigi.task_status import BATCH_RUNNING, DISABLED, DONE, FAILED, PENDING, RUNNING
-from sortedcontainers import SortedDict, SortedList
+from sortedcontainers import SortedList
+
+from luigi_spanner.graph.below import Below
+from luigi_spanner.graph.entries import Claim, Counts, Entry, Run, count
+from luigi_spanner.graph.families import Family, FamilyKey
+from luigi_spanner.graph.ready import Amount, Group, Rank, Ready, needs_of
 
 if TYPE_CHECKING:
     from luigi_spanner.graph.state import State
     from luigi_spanner.graph.task import Task
 
-Rank = tuple[Any, float, int, str]
-"""Order in which Luigi considers tasks, first comes first: priority and age, ties by when the task took its status."""
-
-_OPEN = (PENDING, FAILED)
-
-GroupKey = tuple[frozenset[tuple[str, Any]], tuple[str, ...], bool]
-"""What the greedy rule can tell apart of ready tasks: resources, workers, runnable."""
+_MOST_INTERNED = 10_000
+"""Tuples of workers that are remembered, so that tasks share them; to forget them costs memory only."""
 
 
 def rank_of(task: Task) -> Rank:
@@ -34,80 +31,29 @@ def rank_of(task: Task) -> Rank:
     return (-task.priority, task.time, task.status_ordinal, task.id)
 
 
-@dataclass(slots=True)
-class Entry:
-    """What the index holds of one task, so that it can be taken out again."""
-
-    status: str
-    done: bool
-    deps: frozenset[str]
-    workers: tuple[str, ...]
-    needy: bool
-    unheld: bool
-    rank: Rank | None = None
-    group: GroupKey | None = None
-    family: tuple[str, frozenset[tuple[str, Any]]] | None = None
-    running_on: str | None = None
-    batch_id: str | None = None
-    used: tuple[tuple[str, Fraction], ...] = ()
-    retry: float | None = None
-    remove: float | None = None
-    disabled: float | None = None
-
-
-@dataclass(slots=True)
-class Counts:
-    """Numbers of one worker's tasks: what `count_pending`, `worker_list` and `is_trivial_worker` ask for."""
-
-    pending: int = 0
-    unique: int = 0
-    needy: int = 0
-    open: int = 0
-    open_unique: int = 0
-    open_last: int = 0
-
-    def add(self, entry: Entry, worker_id: str, sign: int) -> None:
-        unique = sign if len(entry.workers) == 1 else 0
-        if entry.status == PENDING:
-            self.pending += sign
-            self.unique += unique
-            if entry.needy:
-                self.needy += sign
-        self.open += sign
-        self.open_unique += unique
-        if entry.workers[-1] == worker_id:
-            self.open_last += sign
-
-
-NO_COUNTS = Counts()
-"""A worker without tasks."""
-
-
 class Due:
-    """Tasks by the time at which something is due, earliest first. Times that no longer hold are passed over."""
+    """Tasks by the time at which something is due. What has been due once is kept apart: it may be asked for many times."""
 
     def __init__(self, attribute: str) -> None:
         self._attribute = attribute
-        self._heap: list[tuple[float, str]] = []
+        self._coming: list[tuple[float, str]] = []
+        self._passed: dict[str, float] = {}
 
     def add(self, when: float, task_id: str) -> None:
-        heappush(self._heap, (when, task_id))
+        heappush(self._coming, (when, task_id))
 
-    def until(self, now: float, entries: dict[str, Entry]) -> Iterator[str]:
+    def until(self, now: float, entries: dict[str, Entry]) -> list[str]:
         """Ids of the tasks that are due at `now`. They stay until they change."""
-        kept = []
-        while self._heap and self._heap[0][0] <= now:
-            when, task_id = heappop(self._heap)
-            entry = entries.get(task_id)
-            if entry is not None and getattr(entry, self._attribute) == when:
-                kept.append((when, task_id))
-        for item in dict.fromkeys(kept):
-            heappush(self._heap, item)
-            yield item[1]
+        while self._coming and self._coming[0][0] <= now:
+            when, task_id = heappop(self._coming)
+            if self._holds(task_id, when, entries):
+                self._passed[task_id] = when
+        self._passed = {task_id: when for task_id, when in self._passed.items() if self._holds(task_id, when, entries)}
+        return [task_id for task_id, when in self._passed.items() if when <= now]
 
-
-def _none() -> SortedList:
-    return SortedList()
+    def _holds(self, task_id: str, when: float, entries: dict[str, Entry]) -> bool:
+        entry = entries.get(task_id)
+        return entry is not None and getattr(entry, self._attribute) == when
 
 
 class Index:
@@ -115,6 +61,7 @@ class Index:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.below = Below(self)
         self.clear()
 
     def clear(self) -> None:
@@ -122,196 +69,265 @@ class Index:
         self.entries: dict[str, Entry] = {}
         self.dependents: dict[str, set[str]] = {}
         self.unfinished: dict[str, int] = {}
-        self.groups: dict[GroupKey, SortedList] = {}
-        self.heads: SortedDict = SortedDict()
-        self.ready: defaultdict[str, SortedList] = defaultdict(_none)
-        self.families: defaultdict[tuple[str, frozenset[tuple[str, Any]]], SortedList] = defaultdict(_none)
-        self.counts: defaultdict[str, Counts] = defaultdict(Counts)
+        self.below.clear()
+        self.ready = Ready(self.entries)
+        self.families: dict[FamilyKey, Family] = {}
+        self.counts: dict[str, Counts] = {}
         self.running: SortedList = SortedList()
-        self.running_on: defaultdict[str, set[str]] = defaultdict(set)
-        self.running_able: defaultdict[str, set[str]] = defaultdict(set)
-        self.batch_running_on: defaultdict[str, set[str]] = defaultdict(set)
-        self.batches: defaultdict[str, set[str]] = defaultdict(set)
-        self.used: dict[str, Fraction] = {}
-        self.users: defaultdict[str, int] = defaultdict(int)
+        self.running_on: dict[str | None, set[str]] = {}
+        self.running_able: dict[str, set[str]] = {}
+        self.batches: dict[str | None, set[str]] = {}
+        self.batches_on: dict[str | None, dict[str | None, int]] = {}
+        self.strays: set[str] = set()
+        self.used: dict[str, Amount] = {}
+        self._users: dict[str, int] = {}
         self.unheld: set[str] = set()
         self.retries = Due("retry")
         self.removals = Due("remove")
         self.disables = Due("disabled")
+        self._interned: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def refresh(self) -> None:
         """Bring the entries of stale tasks up to date, and of those whose readiness follows from them."""
-        stale = self._state.tracker.take_stale()
-        while stale:
-            task_id = stale.pop()
-            old = self.entries.pop(task_id, None)
-            task = self._state._tasks.get(task_id)
-            new = None if task is None else self._entry(task)
-            if old is not None:
-                self._take_out(task_id, old)
-            self._follow_deps(task_id, old, new)
-            if new is not None:
-                self.entries[task_id] = new
-                self._put_in(task_id, task, new)
-            if (old is not None and old.done) != (new is not None and new.done):
-                self._follow_done(task_id, 1 if old is not None and old.done else -1)
+        tracker, tasks = self._state.tracker, self._state._tasks
+        if len(self._interned) > _MOST_INTERNED:
+            self._interned.clear()
+        while stale := tracker.take_stale():
+            try:
+                for task_id in self._in_memory_order(stale):
+                    self._bring(task_id, tasks.get(task_id))
+            except BaseException:
+                # Whatever it was, what is half done must not stay.
+                self.clear()
+                tracker.stale.update(tasks)
+                raise
 
-    def _entry(self, task: Task) -> Entry:
-        status = task.status
-        return Entry(
-            status=status,
-            done=status == DONE,
-            deps=frozenset(task.deps),
-            workers=tuple(task.workers),
-            needy=bool(task.resources),
-            unheld=not task.stakeholders and task.remove is None,
-        )
+    def _in_memory_order(self, task_ids: set[str]) -> Iterable[str]:
+        """Most tasks in the order in which they were made and lie in memory; with few the order does not matter."""
+        tasks = self._state._tasks
+        if 2 * len(task_ids) < len(tasks):
+            return task_ids
+        present = [task_id for task_id in dict.__iter__(tasks) if task_id in task_ids]
+        return present if len(present) == len(task_ids) else [*present, *task_ids.difference(present)]
+
+    def _bring(self, task_id: str, task: Task | None) -> None:
+        """Bring the entry of one task up to date."""
+        old = self.entries.get(task_id)
+        before = () if old is None else old.deps
+        after = () if task is None else task.deps.frozen()
+        if before is not after:
+            self._follow_deps(task_id, before, after)
+        new = None if task is None else self._entry(task, after)
+        if new is None or old is None:
+            if new is not old:
+                self._swap(task_id, old, new)
+        elif before is not after or new != old:
+            self._change(task_id, old, new)
+        else:
+            return
+        was_done, is_done = old is not None and old.status == DONE, new is not None and new.status == DONE
+        if was_done != is_done:
+            self._follow_done(task_id, 1 if was_done else -1)
+        self.below.follow(task_id, old, new)
+
+    def _entry(self, task: Task, deps: tuple[str, ...]) -> Entry:
+        status, remove, workers = task.status, task.remove, tuple(task.workers)
+        workers = self._interned.setdefault(workers, workers)
+        unheld = remove is None and not task.stakeholders and status != RUNNING
+        entry = Entry(status, deps, workers, bool(task.resources), unheld, remove)
+        if status == PENDING:
+            if task.id not in self.unfinished:
+                self._describe_ready(task, entry)
+        elif status == RUNNING:
+            entry.rank = rank_of(task)
+            used = needs_of(getattr(task, "resources_running", task.resources))
+            entry.place = Run(task.worker_running, used, _is_stray(task))
+        elif status == BATCH_RUNNING:
+            entry.place = Claim(task.worker_running, task.batch_id, _is_stray(task))
+        elif status == FAILED:
+            entry.due = task.retry
+        elif status == DISABLED:
+            entry.due = task.scheduler_disable_time
+        return entry
+
+    def _describe_ready(self, task: Task, entry: Entry) -> None:
+        needs = needs_of(task.resources)
+        entry.rank = rank_of(task)
+        entry.place = self.ready.group((needs, entry.workers, bool(task.runnable)))
+        if task.batchable:
+            key = (task.family, needs)
+            entry.batch = (self.families.get(key) or Family(key), task.params)
 
     # Dependencies
 
-    def _follow_deps(self, task_id: str, old: Entry | None, new: Entry | None) -> None:
+    def _follow_deps(self, task_id: str, before: tuple[str, ...], after: tuple[str, ...]) -> None:
         """Reverse edges, and how many of its dependencies a task still waits for."""
-        before: frozenset[str] = frozenset() if old is None else old.deps
-        after: frozenset[str] = frozenset() if new is None else new.deps
-        for dependency in before - after:
-            dependents = self.dependents[dependency]
-            dependents.discard(task_id)
-            if not dependents:
-                del self.dependents[dependency]
-        for dependency in after - before:
-            self.dependents.setdefault(dependency, set()).add(task_id)
-        if not after:
-            self.unfinished.pop(task_id, None)
-        elif before != after:
-            self.unfinished[task_id] = sum(not self._is_done(dependency) for dependency in after)
+        gone, come = (set(before).difference(after), set(after).difference(before)) if before and after else (before, after)
+        for dependency in gone:
+            _drop(self.dependents, dependency, task_id)
+        for dependency in come:
+            _put(self.dependents, dependency, task_id)
+        waits = self.unfinished.get(task_id, 0) + self._count_unfinished(come) - self._count_unfinished(gone)
+        self._wait(task_id, waits)
 
-    def _is_done(self, task_id: str) -> bool:
-        entry = self.entries.get(task_id)
-        return entry is not None and entry.done
+    def _count_unfinished(self, task_ids: Iterable[str]) -> int:
+        entries, unfinished = self.entries, 0
+        for task_id in task_ids:
+            entry = entries.get(task_id)
+            if entry is None or entry.status != DONE:
+                unfinished += 1
+        return unfinished
+
+    def _wait(self, task_id: str, dependencies: int) -> None:
+        if dependencies:
+            self.unfinished[task_id] = dependencies
+        else:
+            self.unfinished.pop(task_id, None)
 
     def _follow_done(self, task_id: str, sign: int) -> None:
         """The task became DONE (-1) or ceased to be (+1): its dependents wait for one less or more."""
+        first_or_last = 1 if sign > 0 else 0
         for dependent in self.dependents.get(task_id, ()):
-            waiting = self.unfinished[dependent] + sign
-            self.unfinished[dependent] = waiting
-            if waiting <= 1:
+            waits = self.unfinished.get(dependent, 0) + sign
+            self._wait(dependent, waits)
+            if waits == first_or_last:
                 self._state.tracker.mark_stale(dependent)
 
     # One task
 
-    def _put_in(self, task_id: str, task: Task, entry: Entry) -> None:
-        status = entry.status
-        if entry.unheld:
-            self.unheld.add(task_id)
-        if task.remove is not None:
-            entry.remove = task.remove
-            self.removals.add(task.remove, task_id)
-        if status in _OPEN:
-            self._count(entry, 1)
-        if status == PENDING and not self.unfinished.get(task_id):
-            self._put_ready(task, entry)
-        elif status == RUNNING:
-            self._put_running(task, entry)
-        elif status == BATCH_RUNNING:
-            entry.running_on, entry.batch_id = task.worker_running, task.batch_id
-            self.batch_running_on[str(task.worker_running)].add(task_id)
-            self.batches[str(task.batch_id)].add(task_id)
-        elif status == FAILED and task.retry is not None:
-            entry.retry = task.retry
-            self.retries.add(task.retry, task_id)
-        elif status == DISABLED and task.scheduler_disable_time is not None:
-            entry.disabled = task.scheduler_disable_time
-            self.disables.add(task.scheduler_disable_time, task_id)
+    def _change(self, task_id: str, old: Entry, new: Entry) -> None:
+        if old.rank != new.rank or old.place != new.place or (old.workers != new.workers and isinstance(old.place, Run)):
+            self._swap(task_id, old, new)
+            return
+        new.rank = old.rank
+        self.entries[task_id] = new
+        if old.batch != new.batch:
+            self._take_from_family(task_id, old)
+            self._put_into_family(new)
+        if (old.status, old.workers, old.needy) != (new.status, new.workers, new.needy):
+            self._count(old, -1)
+            self._count(new, 1)
+        self._schedule(task_id, old, new)
 
-    def _take_out(self, task_id: str, entry: Entry) -> None:
-        status = entry.status
-        self.unheld.discard(task_id)
-        if status in _OPEN:
-            self._count(entry, -1)
-        if entry.group is not None:
-            self._take_ready(entry)
-        elif status == RUNNING:
-            self._take_running(task_id, entry)
-        elif status == BATCH_RUNNING:
-            self.batch_running_on[str(entry.running_on)].discard(task_id)
-            self.batches[str(entry.batch_id)].discard(task_id)
-            if not self.batches[str(entry.batch_id)]:
-                del self.batches[str(entry.batch_id)]
+    def _swap(self, task_id: str, old: Entry | None, new: Entry | None) -> None:
+        """Take out the old entry, put in the new one."""
+        # The heaps of ready tasks know by the entries what is alive.
+        if new is None:
+            del self.entries[task_id]
+        else:
+            self.entries[task_id] = new
+        if old is not None:
+            self._count(old, -1)
+            if old.place is not None:
+                self._take_out(task_id, old)
+        if new is not None:
+            self._count(new, 1)
+            if new.place is not None:
+                self._put_in(task_id, new)
+        self._schedule(task_id, old, new)
 
     def _count(self, entry: Entry, sign: int) -> None:
-        for worker_id in entry.workers:
-            counts = self.counts[worker_id]
-            counts.add(entry, worker_id, sign)
-            if not counts.open:
-                del self.counts[worker_id]
+        if entry.workers and (entry.status == PENDING or entry.status == FAILED):
+            count(self.counts, entry, sign)
 
-    def _put_ready(self, task: Task, entry: Entry) -> None:
-        entry.rank = rank = rank_of(task)
-        resources = frozenset((task.resources or {}).items())
-        entry.group = group = (resources, entry.workers, bool(task.runnable))
-        self._change_group(group, rank, add=True)
-        for worker_id in entry.workers:
-            self.ready[worker_id].add(rank)
-        if task.batchable:
-            entry.family = (task.family, resources)
-            self.families[entry.family].add(rank)
+    def _schedule(self, task_id: str, old: Entry | None, new: Entry | None) -> None:
+        """What a prune has to look at, and when."""
+        if new is None:
+            self.unheld.discard(task_id)
+            return
+        if new.unheld:
+            self.unheld.add(task_id)
+        elif old is not None and old.unheld:
+            self.unheld.discard(task_id)
+        if new.remove is not None and (old is None or old.remove != new.remove):
+            self.removals.add(new.remove, task_id)
+        if new.due is not None and (old is None or (old.due, old.status) != (new.due, new.status)):
+            (self.retries if new.status == FAILED else self.disables).add(new.due, task_id)
 
-    def _take_ready(self, entry: Entry) -> None:
-        assert entry.group is not None and entry.rank is not None
-        self._change_group(entry.group, entry.rank, add=False)
-        for worker_id in entry.workers:
-            self.ready[worker_id].remove(entry.rank)
-            if not self.ready[worker_id]:
-                del self.ready[worker_id]
-        if entry.family is not None:
-            self.families[entry.family].remove(entry.rank)
-            if not self.families[entry.family]:
-                del self.families[entry.family]
+    def _put_in(self, task_id: str, entry: Entry) -> None:
+        place = entry.place
+        if isinstance(place, Group):
+            assert entry.rank is not None
+            self.ready.add(place, entry.rank)
+            self._put_into_family(entry)
+        elif isinstance(place, Run):
+            self.running.add(entry.rank)
+            _put(self.running_on, place.worker, task_id)
+            for worker_id in entry.workers:
+                _put(self.running_able, worker_id, task_id)
+            self._use(place)
+        elif isinstance(place, Claim):
+            _put(self.batches, place.batch_id, task_id)
+            batches = self.batches_on.setdefault(place.worker, {})
+            batches[place.batch_id] = batches.get(place.batch_id, 0) + 1
+        if isinstance(place, (Run, Claim)) and place.stray:
+            self.strays.add(task_id)
 
-    def _change_group(self, key: GroupKey, rank: Rank, *, add: bool) -> None:
-        """Add or remove a ready task, keeping `heads` the first of each group by rank."""
-        members = self.groups.get(key)
-        if members is None:
-            members = self.groups[key] = SortedList()
-        head = members[0] if members else None
-        if add:
-            members.add(rank)
-        else:
-            members.remove(rank)
-        first = members[0] if members else None
-        if first != head:
-            if head is not None:
-                del self.heads[head]
-            if first is not None:
-                self.heads[first] = key
-        if first is None:
-            del self.groups[key]
+    def _take_out(self, task_id: str, entry: Entry) -> None:
+        place = entry.place
+        if isinstance(place, Group):
+            self.ready.remove(place)
+            self._take_from_family(task_id, entry)
+            return
+        if isinstance(place, Run):
+            self.running.remove(entry.rank)
+            _drop(self.running_on, place.worker, task_id)
+            for worker_id in entry.workers:
+                _drop(self.running_able, worker_id, task_id)
+            self._release(place)
+        elif isinstance(place, Claim):
+            _drop(self.batches, place.batch_id, task_id)
+            self._take_from_batch(place)
+        self.strays.discard(task_id)
 
-    def _put_running(self, task: Task, entry: Entry) -> None:
-        entry.rank = rank_of(task)
-        self.running.add(entry.rank)
-        entry.running_on = task.worker_running
-        self.running_on[str(task.worker_running)].add(task.id)
-        for worker_id in entry.workers:
-            self.running_able[worker_id].add(task.id)
-        amounts = getattr(task, "resources_running", task.resources)
-        entry.used = tuple((name, Fraction(amount)) for name, amount in (amounts or {}).items())
-        for name, amount in entry.used:
-            self.used[name] = self.used.get(name, Fraction(0)) + amount
-            self.users[name] += 1
+    def _take_from_batch(self, place: Claim) -> None:
+        batches = self.batches_on[place.worker]
+        batches[place.batch_id] -= 1
+        if not batches[place.batch_id]:
+            del batches[place.batch_id]
+            if not batches:
+                del self.batches_on[place.worker]
 
-    def _take_running(self, task_id: str, entry: Entry) -> None:
-        self.running.remove(entry.rank)
-        self.running_on[str(entry.running_on)].discard(task_id)
-        if not self.running_on[str(entry.running_on)]:
-            del self.running_on[str(entry.running_on)]
-        for worker_id in entry.workers:
-            self.running_able[worker_id].discard(task_id)
-            if not self.running_able[worker_id]:
-                del self.running_able[worker_id]
-        for name, amount in entry.used:
-            self.users[name] -= 1
-            if self.users[name]:
-                self.used[name] -= amount
-            else:
-                del self.users[name], self.used[name]
+    def _use(self, run: Run) -> None:
+        for name, amount in run.used:
+            self.used[name] = self.used.get(name, 0) + amount
+            self._users[name] = self._users.get(name, 0) + 1
+
+    def _release(self, run: Run) -> None:
+        for name, amount in run.used:
+            self.used[name] -= amount
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name], self.used[name]
+            self.ready.reopen(name)
+
+    def _put_into_family(self, entry: Entry) -> None:
+        if entry.batch is not None and entry.rank is not None:
+            family, params = entry.batch
+            self.families.setdefault(family.key, family).add(entry.rank, entry.workers, params)
+
+    def _take_from_family(self, task_id: str, entry: Entry) -> None:
+        if entry.batch is not None:
+            family = entry.batch[0]
+            family.remove(task_id)
+            if not family:
+                del self.families[family.key]
+
+
+def _is_stray(task: Task) -> bool:
+    return bool(task.worker_running) and task.worker_running not in task.stakeholders
+
+
+def _put(sets: dict[Any, set[str]], key: Any, task_id: str) -> None:
+    found = sets.get(key)
+    if found is None:
+        sets[key] = {task_id}
+    else:
+        found.add(task_id)
+
+
+def _drop(sets: dict[Any, set[str]], key: Any, task_id: str) -> None:
+    found = sets[key]
+    found.discard(task_id)
+    if not found:
+        del sets[key]

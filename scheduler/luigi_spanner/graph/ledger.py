@@ -232,6 +232,7 @@ class Ledger:
         for entry in snapshot.entries:
             # Rows may be ahead of the watermark, so the digest fits again at the head only.
             self.apply(entry, check=False)
+        self._state.settle()
         if self.digest != snapshot.head.digest or any(self._orphans.values()):
             raise Divergence(f"the tables and the entries up to {snapshot.head.seq} do not have the digest that the journal says")
 

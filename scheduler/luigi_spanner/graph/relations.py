@@ -212,6 +212,10 @@ class WorkerTasks:
         for task in self:
             task.workers.discard(self._worker_id)
 
+    def in_order(self) -> Iterator[str]:
+        """Ids of the tasks in their order."""
+        return iter(self._ordinals)
+
     def ids(self) -> set[str]:
         """Ids of the tasks."""
         return set(dict.keys(self._ordinals))

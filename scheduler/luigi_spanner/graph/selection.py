@@ -1,28 +1,26 @@
 """Which task a worker gets: Luigi's rule, answered from the index.
 
 Luigi looks at every pending and running task in order of rank. Only ready tasks, those whose dependencies are all done, and
-running ones matter to it, and of the ready ones it can tell apart only groups with the same resources, workers and runnable:
-within one call the greedy resources only grow and the greedy workers only dwindle, so a group whose first task fails
-for want of either fails as a whole.
+running ones matter to it: the first ready task is taken that the worker may run, that fits into what is free and that the
+greedy rule (`greed`) leaves enough for.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from itertools import groupby
+from heapq import merge
+from itertools import groupby, islice
 from typing import Any
 
 from luigi.task_status import PENDING, RUNNING
 
-from luigi_spanner.graph.index import GroupKey, Rank
+from luigi_spanner.graph.entries import Claim, Run
+from luigi_spanner.graph.greed import Greed
+from luigi_spanner.graph.ready import Group, Need, Queue, Rank, needs_of
 from luigi_spanner.graph.state import State
 from luigi_spanner.graph.task import Task
 from luigi_spanner.graph.worker import Worker
-
-Amounts = defaultdict[str, Any]
 
 
 @dataclass(slots=True)
@@ -53,6 +51,7 @@ class Selection:
         self._asker = asker
         self._id = asker.worker.id
         self._index.refresh()
+        self._ready = self._index.ready
         self._trivial = not asker.worker.assistant and not self._counts_needy()
 
     def _counts_needy(self) -> int:
@@ -69,69 +68,67 @@ class Selection:
     # A worker whose tasks need nothing takes its first
 
     def _first_own(self) -> Task | None:
-        ready = self._index.ready.get(self._id)
-        return next(self._in_order(ready), None) if ready else None
+        queue = self._ready.queues.get(self._id)
+        return None if queue is None else next(self._in_order(self._own(queue)), None)
+
+    def _own(self, queue: Queue) -> Iterator[Rank]:
+        """The worker's first task, and all of equal rank."""
+        first: Rank | None = None
+        for rank, group in self._ready.groups(queue, self._is_used_up):
+            first = first or rank
+            if rank[:2] != first[:2]:
+                return
+            for member in self._ready.members(group):
+                if member[:2] != first[:2]:
+                    break
+                yield member
 
     def _in_order(self, ranks: Iterable[Rank]) -> Iterator[Task]:
         """Tasks in Luigi's order. Ties go by when they became pending, or, where Luigi goes through the worker's own tasks
         because those are fewer, by when the worker was added to them."""
         state = self._state
         own_first = self._trivial and len(self._asker.worker.tasks) < state.count(PENDING) + state.count(RUNNING)
-        if not own_first:
-            yield from (state._tasks[rank[3]] for rank in ranks)
-            return
         for _, tied in groupby(ranks, key=lambda rank: rank[:2]):
-            yield from sorted((state._tasks[rank[3]] for rank in tied), key=lambda task: task.workers.ordinal(self._id))
+            if own_first:
+                yield from sorted((state._tasks[rank[3]] for rank in tied), key=lambda task: task.workers.ordinal(self._id))
+            else:
+                yield from (state._tasks[rank[3]] for rank in sorted(tied))
 
     # Everybody else shares by greed
 
     def _first_by_greed(self) -> Task | None:
-        """Go through running tasks and group heads in order of rank, as if all died and were scheduled again greedily."""
-        state, index = self._state, self._index
-        slots = {
-            worker.id: worker.info.get("workers", 1)
-            for worker in state.get_active_workers(last_get_work_gt=self._asker.active_since)
-        }
-        taken: Amounts = defaultdict(int)
-        running = iter(index.running)
-        runs = next(running, None)
-        for rank, key, follow in _Heads(index.heads, index.groups):
-            # At equal rank Luigi has the pending tasks before the running ones.
-            while runs is not None and runs[:2] < rank[:2]:
-                self._account_running(state._tasks[runs[3]], slots, taken)
-                runs = next(running, None)
-            task: Task = state._tasks[rank[3]]
-            if not self._fits(task.resources, taken):
-                continue
-            if self._may_run(task) and self._fits(task.resources, index.used):
-                return task
-            if self._reserve(task, slots, taken):
-                follow(rank, key)
-        return None
+        greed = Greed(self._state, self._limits, self._asker)
+        task = next((self._state._tasks[rank[3]] for rank, group in self._candidates(greed) if greed.leaves(group, rank)), None)
+        for group, need in greed.held_up:
+            self._ready.refile(group, need)
+        return task
 
-    def _account_running(self, task: Task, slots: dict[str, int], taken: Amounts) -> None:
-        if task.worker_running in slots:
-            slots[task.worker_running] -= 1
-            for name, amount in (getattr(task, "resources_running", task.resources) or {}).items():
-                taken[name] += amount
+    def _candidates(self, greed: Greed) -> Iterator[tuple[Rank, Group]]:
+        """The first tasks of groups, in order, that the worker may run and that fit into what is free."""
+        own = self._ready.queues.get(self._id)
+        queues = [queue for queue in (own, self._ready.runnable if self._asker.assistant else None) if queue is not None]
+        found = [self._ready.open(queue, self._is_used_up) for queue in queues]
+        first = min(((self._ready.first(group), group) for group in found if group is not None), default=None)
+        if first is None:
+            return
+        yield first
 
-    def _reserve(self, task: Task, slots: dict[str, int], taken: Amounts) -> bool:
-        """Give the task to the first of its workers that has a slot left; without one nor has any other task of its group."""
-        workers = [*task.workers, self._id] if self._asker.assistant else task.workers
-        for worker_id in workers:
-            if slots.get(worker_id, 0) > 0:
-                slots[worker_id] -= 1
-                for name, amount in (task.resources or {}).items():
-                    taken[name] += amount
-                return True
-        return False
+        def spent(need: Need) -> bool:
+            return self._is_used_up(need) or greed.spent(need)
 
-    def _may_run(self, task: Task) -> bool:
-        return bool(self._asker.assistant and task.runnable) or self._id in task.workers
+        seen = first[1]
+        for rank, group in merge(*(self._ready.groups(queue, spent) for queue in queues)):
+            lacking = next((need for need in group.needs if self._is_used_up(need)), None)
+            if lacking is not None:
+                greed.held_up.append((group, lacking))
+            elif group is not seen:
+                yield rank, group
+                seen = group
 
-    def _fits(self, needed: dict[str, Any] | None, used: Any) -> bool:
-        limits = self._limits
-        return not needed or all(amount + used.get(name, 0) <= limits.get(name, 1) for name, amount in needed.items())
+    def _is_used_up(self, need: Need) -> bool:
+        """Whether less than that is free of the resource."""
+        name, amount = need
+        return bool(amount + self._index.used.get(name, 0) > self._limits.get(name, 1))
 
     # Batches
 
@@ -141,58 +138,24 @@ class Selection:
             return Choice(task=best)
         fixed = {name: value for name, value in best.params.items() if name not in names}
         batch = [best]
-        for task in self._after(best):
+        for task in self._after(best, fixed):
             if len(batch) >= limit:
                 break
             if all(task.params.get(name) == value for name, value in fixed.items()):
                 batch.append(task)
         return Choice(task=best, batch=batch, batched={name: [task.params.get(name) for task in batch] for name in names})
 
-    def _after(self, best: Task) -> Iterator[Task]:
-        """Ready, batchable tasks of the family with the same resources that come after the best in order."""
-        family = self._index.families.get((best.family, frozenset((best.resources or {}).items())), ())
-        start = (-best.priority, best.time)
-        members = family.irange((*start, -1, "")) if family else ()
+    def _after(self, best: Task, fixed: dict[str, Any]) -> Iterator[Task]:
+        """Ready, batchable tasks of the family with the same resources that come after the best in order, and that may have the
+        same fixed parameters."""
+        family = self._index.families[best.family, needs_of(best.resources)]
+        alike = family.alike(best.params, fixed, self._id if self._trivial else None)
         seen = False
-        for task in self._in_order(self._of_worker(members)):
+        for task in self._in_order(alike.irange((-best.priority, best.time))):
             if seen:
                 yield task
             elif task is best:
                 seen = True
-
-    def _of_worker(self, ranks: Iterable[Rank]) -> Iterator[Rank]:
-        if not self._trivial:
-            yield from ranks
-            return
-        for rank in ranks:
-            if self._id in self._state._tasks[rank[3]].workers:
-                yield rank
-
-
-class _Heads:
-    """The first ready task of each group by rank; `follow` lets the next of a group take its turn."""
-
-    def __init__(self, heads: Any, groups: dict[GroupKey, Any]) -> None:
-        self._heads = heads
-        self._groups = groups
-        self._next: list[tuple[Rank, GroupKey]] = []
-
-    def __iter__(self) -> Iterator[tuple[Rank, GroupKey, Callable[[Rank, GroupKey], None]]]:
-        heads = iter(self._heads.items())
-        head = next(heads, None)
-        while head is not None or self._next:
-            if head is None or (self._next and self._next[0][0] < head[0]):
-                rank, key = heappop(self._next)
-            else:
-                rank, key = head
-                head = next(heads, None)
-            yield rank, key, self._follow
-
-    def _follow(self, rank: Rank, key: GroupKey) -> None:
-        members = self._groups[key]
-        position = members.bisect_right(rank)
-        if position < len(members):
-            heappush(self._next, (members[position], key))
 
 
 # What a worker lost, and what pruning must look at
@@ -210,8 +173,9 @@ def orphaned(state: State, worker_id: str) -> list[Task]:
     """Tasks handed to the worker in batches that it does not run."""
     index = state.index
     claimed = {state._tasks[task_id].batch_id for task_id in index.running_on.get(worker_id, ())}
-    given = state.by_status_order(index.batch_running_on.get(worker_id, ()))
-    return [task for task in given if task.worker_running == worker_id and task.batch_id not in claimed]
+    lost = [batch_id for batch_id in index.batches_on.get(worker_id, ()) if batch_id not in claimed]
+    given = (task_id for batch_id in lost for task_id in index.batches[batch_id])
+    return [task for task in state.by_status_order(given) if task.worker_running == worker_id]
 
 
 def running_for(state: State, worker: Worker) -> list[Task]:
@@ -222,16 +186,20 @@ def running_for(state: State, worker: Worker) -> list[Task]:
     return sorted(running, key=lambda task: task.status_ordinal)
 
 
-def prunable(state: State, now: float, disable_persist: float) -> list[Task]:
-    """Every task that a prune at `now` may change, in the order of `_tasks`."""
+def prunable(state: State, now: float, config: Any, assistants: Container[str], limit: int) -> tuple[list[Task], bool]:
+    """Tasks that a prune at `now` may change, in the order of `_tasks`, and whether there are more than `limit`: then not all."""
     index = state.index
     index.refresh()
-    entries = index.entries
-    ids = {rank[3] for rank in index.running}
-    ids.update(index.unheld)
-    for due in (index.retries.until(now, entries), index.removals.until(now, entries)):
-        ids.update(due)
-    ids.update(index.disables.until(now - disable_persist, entries))
-    for tasks in index.batch_running_on.values():
-        ids.update(tasks)
-    return sorted((state._tasks[task_id] for task_id in ids), key=lambda task: task.ordinal)
+    ids = set(index.unheld)
+    for task_id in index.strays:
+        place = index.entries[task_id].place
+        if isinstance(place, (Run, Claim)) and place.worker not in assistants:
+            ids.add(task_id)
+            # With the task that runs for it, its batch fails.
+            ids.update(index.batches.get(state._tasks[task_id].batch_id, ()))
+    if config.retry_delay >= 0:
+        ids.update(index.retries.until(now, index.entries))
+    ids.update(index.removals.until(now, index.entries))
+    ids.update(index.disables.until(now - config.disable_persist, index.entries))
+    tasks = [state._tasks[task_id] for task_id in islice(ids, limit)]
+    return sorted(tasks, key=lambda task: task.ordinal), len(ids) > limit

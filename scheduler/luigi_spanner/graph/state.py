@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from luigi import scheduler as luigi_scheduler
@@ -88,6 +89,13 @@ class State(luigi_scheduler.SimpleTaskState):
         self.relations_digest = 0
         self.index.clear()
         self.tracker.stale.clear()
+        self.tracker.changed = None
+
+    def settle(self) -> None:
+        """Put everything in order now, not when it is first looked at: a load may take its time, a call may not."""
+        for ranked in (self._tasks, self._active_workers, *self._status_tasks.values()):
+            ranked.settle()
+        self.index.refresh()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Embedding code empties the graph by assigning a dict, as upstream's tests do.
@@ -232,6 +240,19 @@ class State(luigi_scheduler.SimpleTaskState):
             self._active_workers.drop(worker_id)
             if self.soft.pop(worker_id, None) is not None:
                 self.tracker.log(self.soft.__setitem__, worker_id, worker)
+
+    def held_by(self, worker: Worker) -> int:
+        """How many relations to tasks the worker has."""
+        return len(self.stakes.get(worker.id, ())) + len(worker.tasks)
+
+    def release(self, worker: Worker, limit: int) -> None:
+        """End the relations of a worker to some `limit` tasks, those that it was added to first, with a record each."""
+        held = dict.fromkeys(islice(worker.tasks.in_order(), limit))
+        held.update(dict.fromkeys(islice(sorted(self.stakes.get(worker.id, ())), limit - len(held))))
+        for task_id in held:
+            task = self._tasks[task_id]
+            task.stakeholders.discard(worker.id)
+            task.workers.discard(worker.id)
 
     def _remove_workers_from_tasks(self, workers: Iterable[str], remove_stakeholders: bool = True) -> None:
         for worker_id in workers:

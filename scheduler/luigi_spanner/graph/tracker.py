@@ -43,13 +43,18 @@ class Savepoint:
 
 
 class Tracker:
-    """Undo log, touched rows and deferred effects of the batch under way."""
+    """Undo log, touched rows and deferred effects of the batch under way.
+
+    `changed` holds the ids of tasks that have changed, as the index was told, until whoever lists tasks takes them; None: that
+    may be any task, nobody follows.
+    """
 
     def __init__(self) -> None:
         self.undo: list[tuple[Any, ...]] = []
         self.touched: dict[RowId, set[str]] = {}
         self.effects: list[Effect] = []
         self.stale: set[str] = set()
+        self.changed: set[str] | None = None
         self._refreshed: set[str] = set()
         self._ordinal = 0
 
@@ -102,6 +107,8 @@ class Tracker:
         # A set keeps the room it once needed, and whoever walks it pays for that: it is never emptied to be used again.
         stale, self.stale = self.stale, set()
         self._refreshed |= stale
+        if self.changed is not None:
+            self.changed |= stale
         return stale
 
     def savepoint(self) -> Savepoint:

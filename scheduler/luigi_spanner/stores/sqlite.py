@@ -1,8 +1,8 @@
 """The SQLite store: one file, in WAL mode, synced at each commit, open in as many processes as like.
 
-Writers take turns by SQLite's own lock; readers never wait for a writer, nor it for them. Where commits and reads take well under a
-millisecond, handing them to a thread costs as much as they do: those run on the event loop itself. On a slower disk, when the
-lock is taken, and for whatever is long, the work runs on one thread of the store's own.
+Writers take turns by SQLite's own lock; readers never wait for a writer, nor it for them. Where commits and reads take well
+under a millisecond, handing them to a thread costs as much as they do: those run on the event loop itself. On a slower disk, when
+the lock is taken, and for whatever is long, the work runs on one thread of the store's own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,100 @@
+"""What is far too much for one call is done in portions, so that nobody waits for it, and comes to the same."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from luigi.task_status import FAILED
+from worlds import Clock, World
+
+from luigi_spanner import service as services
+from luigi_spanner.calls import Call
+from luigi_spanner.graph import graph as graphs
+from luigi_spanner.ids import random_id
+from luigi_spanner.journal import decode
+from luigi_spanner.service import Service
+from luigi_spanner.stores.memory import Database, MemoryStore
+
+TASKS = 10
+
+
+def lived_in(database: Database, clock: Clock) -> World:
+    """A worker that runs one of its ten tasks and is heard of no more."""
+    world = World(MemoryStore(namespace="default", database=database), clock)
+    for number in range(TASKS):
+        world.call("add_task", worker="w", task_id=f"t{number}", family="F")
+    world.call("get_work", worker="w", host="h")
+    clock.time += 31.0  # worker_disconnect_delay is 30
+    return world
+
+
+def test_a_dead_worker_that_held_very_many_tasks_is_let_go_of_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = lived_in(Database(), Clock())
+    whole.call("prune")
+    assert not whole.graph.unpruned
+
+    monkeypatch.setattr(graphs, "PRUNED_AT_ONCE", 3)
+    database = Database()
+    world = lived_in(database, Clock())
+    seq = world.graph.ledger.applied
+    prunes = 0
+    while prunes == 0 or world.graph.unpruned:
+        world.call("prune")
+        prunes += 1
+    assert prunes >= TASKS // 3
+    for entry in [entry for entry in database.journals["default"].values() if entry.seq > seq]:
+        for records in decode(entry.changes):
+            assert len({record[1][-1] for record in records if record[0] != "workers"}) <= 2 * 3
+    assert not list(world.graph._state.get_active_workers())
+    for left, right in zip(whole.graph._state.get_active_tasks(), world.graph._state.get_active_tasks(), strict=True):
+        assert (left.id, left.status, left.remove, set(left.stakeholders)) == (
+            right.id,
+            right.status,
+            right.remove,
+            set(right.stakeholders),
+        )
+        assert list(left.workers) == list(right.workers) == []
+    assert [task.status for task in world.graph._state.get_active_tasks()].count(FAILED) == 1
+
+
+@pytest.mark.parametrize("named", ["deps", "new_deps"])
+def test_very_many_dependencies_are_made_in_portions(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setattr(services, "DECLARED_AT_ONCE", 4)
+    dependencies = [f"d{number}" for number in range(10)]
+    arguments = {"worker": "w", "task_id": "t", "family": "F", "priority": 3, named: dependencies}
+    whole = World(MemoryStore(namespace="default"), Clock())
+    whole.call("add_task", **arguments)
+    database = Database()
+
+    async def scenario() -> list[tuple[Any, ...]]:
+        service = Service(MemoryStore(namespace="default", database=database), "default", ids=random_id)
+        await service.start()
+        try:
+            await service.call(Call(request_id="r", method="add_task", arguments=arguments))
+            return pictured(service._graph)
+        finally:
+            await service.stop()
+
+    assert asyncio.run(scenario()) == pictured(whole.graph)
+    calls = [call[2] for entry in database.journals["default"].values() for call in decode(entry.calls)]
+    assert calls.count("declare") == 3
+    assert calls.index("declare") < calls.index("add_task")
+
+
+def pictured(graph: graphs.Graph) -> list[tuple[Any, ...]]:
+    tasks = sorted(graph._state.get_active_tasks(), key=lambda task: task.id)
+    return [
+        (task.id, task.status, task.priority, sorted(task.deps), *map(list, (task.stakeholders, task.workers))) for task in tasks
+    ]
+
+
+def test_what_one_prune_leaves_makes_the_next_one_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "PRUNED_AT_ONCE", 3)
+    world = lived_in(Database(), Clock())
+    world.call("prune_if_due")
+    assert world.graph.prune_due()
+    for _ in range(TASKS):
+        world.call("prune_if_due")
+    assert not world.graph.prune_due()
