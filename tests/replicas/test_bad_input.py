@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from worlds import Clock, World
 from luigi_spanner import service as services
 from luigi_spanner.calls import Call
 from luigi_spanner.graph import graph as graphs
+from luigi_spanner.graph import selection
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import decode
 from luigi_spanner.service import Service
@@ -88,6 +90,17 @@ def pictured(graph: graphs.Graph) -> list[tuple[Any, ...]]:
     return [
         (task.id, task.status, task.priority, sorted(task.deps), *map(list, (task.stakeholders, task.workers))) for task in tasks
     ]
+
+
+def test_a_batch_that_is_far_too_large_is_handed_out_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "BATCHED_AT_ONCE", 4)
+    world = World(MemoryStore(namespace="default"), Clock())
+    world.call("add_task_batcher", worker="w", task_family="F", batched_args=["n"])
+    for number in range(TASKS):
+        params = {"n": str(number)}
+        world.call("add_task", worker="w", task_id=f"t{number}", family="F", params=params, batchable=True)
+    portions = [json.loads(world.call("get_work", worker="w", host="h"))["batch_task_ids"] for _ in range(2)]
+    assert portions == [["t0", "t1", "t2", "t3"], ["t4", "t5", "t6", "t7"]]
 
 
 def test_what_one_prune_leaves_makes_the_next_one_due(monkeypatch: pytest.MonkeyPatch) -> None:
