@@ -17,6 +17,8 @@ REPEATS ?=
 SEED ?=
 # How many calls `make differential` plays; without SEED it draws one and prints it.
 CALLS ?= 20000
+# How many seeds `make simulate` plays; without SEED it draws the first and prints it.
+SEEDS ?= 200
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -50,6 +52,9 @@ endtoend: venv  ## Unmodified workers, real processes, kill -9
 
 differential: venv  ## Random calls on stock Luigi and on ours, compared: CALLS=1000000 SEED=...
 	$(BIN)/python tests/differential/campaign.py --calls $(CALLS) $(if $(SEED),--seed $(SEED))
+
+simulate: venv  ## Replicas under faults, on a virtual clock: SEEDS=10000 SEED=first
+	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
 lint: venv  ## Check style and layout
 	$(BIN)/ruff check .
@@ -85,4 +90,4 @@ clean:  ## Remove everything that these tasks made
 	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
 	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv run test pytest test-fast conformance endtoend differential lint format types matrix lock bench dist clean
+.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate lint format types matrix lock bench dist clean
