@@ -72,6 +72,8 @@ async def _grow_ours(graph: Graph) -> int:
             while wave := list(itertools.islice(steps, TOGETHER)):
                 calls = (Call(request_id="", method=method, arguments=arguments) for method, arguments in wave)
                 await asyncio.gather(*map(service.call, calls))
+            # The index is brought up to date by the first question.
+            await service.call(Call(request_id="", method="get_work", arguments=graph.get_work()))
             return _settled() - before
         finally:
             await service.stop()

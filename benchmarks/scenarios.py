@@ -20,4 +20,5 @@ SCENARIOS: Mapping[str, Callable[[Bench], Iterator[Line]]] = {
     "idle-workers": throughput.idle_workers,
     "growth": standing.growth,
     "memory": standing.memory,
+    "bad-input": standing.bad_input,
 }

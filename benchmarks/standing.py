@@ -1,4 +1,4 @@
-"""What does not depend on HTTP: how get_work grows with the number of tasks, and what a task takes in memory."""
+"""What does not depend on HTTP: how get_work grows with the graph, what a task takes in memory, calls that ask too much."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
+from benchmarks import portions
 from benchmarks.bench import Bench
 from benchmarks.client import ROOT
 from benchmarks.graphs import Graph
@@ -62,14 +64,33 @@ def memory(bench: Bench) -> Iterator[Line]:
     )
 
 
+def bad_input(bench: Bench) -> Iterator[Line]:
+    """How long another worker waits at most while somebody asks for far too much."""
+    repeats = 1 if bench.quick else bench.repeats
+    runs = [_printed(bench, "benchmarks.portions", str(bench.scale), str(bench.seed)) for _ in range(repeats)]
+    for name in runs[0]:
+        yield Line(
+            scenario=f"longest wait of another worker: {name}",
+            unit="s",
+            ours=[run[name] for run in runs],
+            goal=Goal(most=portions.MOST),
+        )
+
+
 def _inside(bench: Bench, what: str, scheduler: str, graph: Graph) -> list[float]:
     """What `benchmarks.inside` prints: milliseconds, or bytes."""
     described = [what, scheduler, graph.kind, str(graph.size), str(graph.seed)]
     counts = [str(bench.repeats), str(CALLS[scheduler])] if what == "get_work" else []
+    printed = _printed(bench, "benchmarks.inside", *described, *counts)
+    return [value * (1000 if what == "get_work" else 1) for value in printed]
+
+
+def _printed(bench: Bench, module: str, *arguments: str) -> Any:
+    """The JSON that a module prints in a process of its own."""
     log = bench.states.directory / "inside.log"
     with log.open("wb") as errors:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.inside", *described, *counts],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=bench.states.environment({}),
             stdout=subprocess.PIPE,
@@ -78,4 +99,4 @@ def _inside(bench: Bench, what: str, scheduler: str, graph: Graph) -> list[float
         )
     if done.returncode:
         raise RuntimeError(f"measuring in process failed:\n{tail(log)}")
-    return [value * (1000 if what == "get_work" else 1) for value in json.loads(done.stdout)]
+    return json.loads(done.stdout)
