@@ -121,7 +121,7 @@ async def dying_worker(stage: Stage) -> None:
     # A day without a ping, which nobody has to wait for.
     worker.__dict__["last_active"] -= 86_400
     await stage.call("prune")
-    while graph.unpruned:
+    while graph.unpruned():
         await asyncio.sleep(0.01)
         await stage.call("prune")
 

@@ -34,6 +34,8 @@ it has taken, besides its reply."""
 QUIET_SECONDS = 300.0
 """After how long without a listing the memory for them is given back: whoever works with the visualiser asks more often."""
 
+STOPPING = "this replica is stopping"
+
 Submit = Callable[[Call, Callable[..., None]], Awaitable[object]]
 """Lets the commit loop run a rule for a call. Raises CallError."""
 
@@ -74,13 +76,19 @@ class Readers:
             shared = Call(request_id=call.request_id, method=call.method, arguments=call.arguments, principal=call.principal)
             visit = self._waiting[question] = _Visit(shared)
             visit.reply = asyncio.create_task(self._answer(visit, question), name=question)
+            # All who asked may have been cancelled: then nobody else looks at what went wrong.
+            visit.reply.add_done_callback(lambda reply: reply.cancelled() or reply.exception())
         visit.callers.append(call)
         assert visit.reply is not None
         try:
-            return await asyncio.shield(visit.reply)
+            # Not `shield`, which would not tell whether the caller is cancelled or the reply.
+            await asyncio.wait({visit.reply})
         except asyncio.CancelledError:
             visit.callers.remove(call)
             raise
+        if visit.reply.cancelled():
+            raise StoreDown(STOPPING)
+        return visit.reply.result()
 
     def forget(self) -> None:
         """Give memory back if nobody has listed anything for long."""
@@ -89,7 +97,7 @@ class Readers:
             self._listings.clear()
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Begin nothing more; replies that wait for the thread are cancelled."""
         self._stopping = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -146,4 +154,4 @@ class Readers:
     def _go_on(self, visit: _Visit) -> None:
         """Raises StoreDown if nobody waits for the reply any more, or the replica is stopping."""
         if self._stopping or visit.abandoned:
-            raise StoreDown("this replica is stopping" if self._stopping else "the caller has gone")
+            raise StoreDown(STOPPING if self._stopping else "the caller has gone")

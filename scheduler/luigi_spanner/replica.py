@@ -134,10 +134,11 @@ class Replica:
 
     async def load(self) -> None:
         """Take the state from the tables and the journal after the watermark. Raises StoreError, Divergence."""
+        asked = self._clock()
         with collector.paused():
             self.graph.ledger.load(await self._store.load())
         self.graph.refill()
-        self.contact = self._clock()
+        self.contact = asked
 
     def submit(self, waiting: Waiting) -> None:
         """Let a call wait for the next batch."""
@@ -246,6 +247,7 @@ class Replica:
             outcome = await self._store.commit(draft.entry.seq, draft.entry, draft.rows)
             match outcome:
                 case Committed(at=at):
+                    self.contact = sent
                     self.offset.measure(at, sent, self._clock())
                     return True
                 case Refused(reason=reason) if not doubt:
@@ -296,9 +298,15 @@ class Replica:
 
     async def _read_after(self, seq: int) -> list[Entry]:
         """The store's answer, however long it takes. Raises Truncated."""
-        entries = await self._insist(lambda: self._store.read_after(seq))
-        self.contact = self._clock()
-        return entries
+
+        async def read() -> list[Entry]:
+            # What the answer says was so when the question was sent: a process may have stood still since.
+            asked = self._clock()
+            entries = await self._store.read_after(seq)
+            self.contact = asked
+            return entries
+
+        return await self._insist(read)
 
     async def _insist(self, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` gives, tried until the store answers."""
@@ -397,7 +405,6 @@ class Replica:
         )
 
     def _adopt(self, draft: Draft) -> None:
-        self.contact = self._clock()
         self.graph.ledger.committed(draft.entry.seq, draft.entry.watermark, draft.changed, draft.written)
         self._turns.seen(draft.entry)
 

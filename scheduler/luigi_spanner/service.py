@@ -17,6 +17,7 @@ from typing import Any
 from luigi import scheduler as luigi_scheduler
 from luigi.scheduler import RPC_METHODS
 from luigi.task_history import NopHistory
+from luigi.task_status import PENDING
 
 from luigi_spanner._version import __version__
 from luigi_spanner.batch import Waiting
@@ -58,6 +59,9 @@ JOIN_HOLD = 60.0
 
 MAIL_SECONDS = 5.0
 """How long stopping waits for mail: half of what `smtplib` waits for one server."""
+
+_DECLARED_WITH = {"worker": None, "task_id": None, "status": PENDING, "retry_policy_dict": None, "priority": 0}
+"""What of an `add_task` decides on its dependencies, with Luigi's defaults."""
 
 _NOT_RULES = frozenset({"state_path", "metrics_collector", "metrics_custom_import", "record_task_history"})
 
@@ -109,6 +113,7 @@ class Service:
         self._ids = ids
         self._clock = clock
         self._beaten = clock()
+        self._flushed = clock()
         self._each_second = each_second
         self._mail = MailThread()
         self._commit_loop: asyncio.Task[None] | None = None
@@ -150,16 +155,19 @@ class Service:
         named = [*(call.arguments.get("deps") or ()), *(call.arguments.get("new_deps") or ())]
         if len(named) <= DECLARED_AT_ONCE or call.arguments.get("assistant"):
             return
+        arguments = {name: call.arguments.get(name, default) for name, default in _DECLARED_WITH.items()}
+        until = asyncio.get_running_loop().time() + self._hold
         for start in range(0, len(named), DECLARED_AT_ONCE):
-            part = {"dependencies": named[start : start + DECLARED_AT_ONCE], "priority": call.arguments.get("priority", 0)}
-            arguments = {"worker": call.arguments.get("worker"), **part}
-            portion = replace(call, method=self._graph.declare.__name__, arguments=arguments)
-            await self._submit(portion, self._graph.declare, self._hold)
+            arguments["dependencies"] = named[start : start + DECLARED_AT_ONCE]
+            portion = replace(call, method=self._graph.declare.__name__, arguments=dict(arguments))
+            await self._submit(portion, self._graph.declare, until - asyncio.get_running_loop().time())
+            if call.abandoned:
+                return
 
     async def _ping(self, call: Call) -> bytes:
-        grain = self._graph._state.grain
-        in_touch = self._clock() - self._replica.contact <= grain
-        if not in_touch:
+        # A store that can be read and not written to hears nothing of who is alive.
+        heard = min(self._replica.contact, self._flushed)
+        if self._clock() - heard > self._graph._state.grain:
             # Other replicas may already have given up this worker: do not call it alive (I7).
             raise StoreDown("this replica has lost touch with the store")
         reply = self._graph.ping_from_memory(call.arguments)
@@ -226,11 +234,12 @@ class Service:
         except Divergence as error:
             raise InvalidStore(f"{error}; run luigi-spanner verify") from error
         self._commit_loop = asyncio.create_task(self._replica.run(), name="commit loop")
-        await self._bury_predecessors()
         try:
+            await self._bury_predecessors()
             await self._join()
         except CallError as error:
             raise InvalidStore(str(error)) from error
+        self._flushed = self._clock()
         self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
 
     async def _join(self) -> None:
@@ -261,7 +270,7 @@ class Service:
         for key, row in list(self._graph._state.replicas.items()):
             its_place, _, its_pid = str(row.get("process")).rpartition("/")
             if its_place == place and (its_pid == pid or not _alive(its_pid)):
-                await self._internal(self._graph.leave, replica=str(key[0]))
+                await self._internal(self._graph.leave, hold=JOIN_HOLD, replica=str(key[0]))
 
     async def stop(self) -> None:
         """Answer what was accepted, leave the namespace, release the store."""
@@ -317,6 +326,7 @@ class Service:
             await self._internal(self._graph.beat, replica=self._replica.name)
         if self._graph.liveness_due():
             await self._internal(self._graph.flush_liveness)
+        self._flushed = self._clock()
         if self._graph.prune_due():
             await self._internal(self._graph.prune_if_due)
         if self._clock() - self._replica.contact >= TICK_SECONDS:

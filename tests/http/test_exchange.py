@@ -297,6 +297,48 @@ def test_a_reply_that_cannot_be_sent_ends_the_connection(
     assert "UnicodeEncodeError" in caplog.text
 
 
+def test_a_call_that_is_cancelled_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """What it waited for may have been cancelled: its caller must not wait for ever, nor the door."""
+
+    async def cancelled(call: Call) -> bytes:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        door = Door()
+        async with listening(Answering(cancelled), door=door) as port, opened(port) as raw:
+            raw.send(f"GET {PING} HTTP/1.1\nHost: x\nX-Request-Id: r")
+            assert await raw.end() == b""
+            await asyncio.wait_for(door.close(), PATIENCE)
+
+    asyncio.run(main())
+    assert "Call r has no reply" in caplog.text
+
+
+@pytest.mark.parametrize("digits", [20, 4301, 60_000])
+def test_a_length_of_any_number_of_digits_is_too_large(digits: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Python reads no number of more than 4,300 digits."""
+
+    async def play(raw: Raw, scheduling: Answering) -> None:
+        raw.send(f"POST /api/ping HTTP/1.1\nHost: x\n{FORM}\nContent-Length: {'9' * digits}")
+        answer = await raw.answer()
+        assert (answer.status, answer.json["error"]["code"], answer.headers["Connection"]) == (413, "too_large", "close")
+        assert scheduling.calls == []
+
+    over_a_connection(play)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_length_that_begins_with_zeros() -> None:
+    async def play(raw: Raw, scheduling: Answering) -> None:
+        raw.send(f"POST /api/ping HTTP/1.1\nHost: x\n{FORM}\nContent-Length: {len(ARGUMENTS):050}", ARGUMENTS)
+        assert (await raw.answer()).value is None
+        raw.send(f"POST /api/ping HTTP/1.1\nHost: x\n{FORM}\nContent-Length: {len(ARGUMENTS):05000}", ARGUMENTS)
+        assert (await raw.end()).startswith(b"HTTP/1.1 400 ")
+        assert len(scheduling.calls) == 1
+
+    over_a_connection(play)
+
+
 def test_a_call_leaves_no_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with serving(lambda: opening(Answering(null))) as client, caplog.at_level(logging.INFO):
         for path in (PING, in_query("task_list"), "/healthz", "/static/visualiser/index.html"):

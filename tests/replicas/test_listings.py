@@ -219,6 +219,50 @@ def test_a_fragment_is_made_again_only_when_its_task_has_changed() -> None:
         assert [call.args for call in made.call_args_list] == [("t3",)]
 
 
+def test_a_task_that_is_removed_between_two_slices_has_no_fragment() -> None:
+    world = many(10)
+    missing = world.listings.missing("task_list", {})
+    world.listings.fill(missing, 0.0)
+    for task in range(10):
+        world.call("mark_as_done", task_id=f"t{task}")
+    for _ in range(2):
+        world.clock.time += 1000.0
+        world.call("prune")
+    assert not world.graph._state._tasks
+    assert len(missing) == 9
+    world.listings.fill(missing, math.inf)
+    assert world.listings.missing("task_list", {}) == missing == []
+    world.check()
+
+
+def test_a_task_that_is_undone_between_two_slices_has_no_fragment() -> None:
+    world = many(1)
+    calls = [world.waiting("add_task", worker="w", task_id=f"undone{task}", family="F") for task in range(9)]
+    batch.run(world.graph, calls, world.graph.ledger.applied + 1)
+    missing = world.listings.missing("task_list", {})
+    world.listings.fill(missing, 0.0)
+    assert len(missing) == 9
+    world.graph.tracker.rollback(batch.START)
+    world.listings.fill(missing, math.inf)
+    assert list(json.loads(world.take(("task_list", {}))())) == ["t0"]
+    world.check()
+
+
+def test_a_task_whose_removal_is_undone_between_two_slices_is_listed() -> None:
+    world = many(2)
+    world.settle(*(world.waiting("mark_as_done", task_id=f"t{task}") for task in range(2)))
+    world.clock.time += 1000.0
+    world.call("prune")
+    missing = world.listings.missing("task_list", {})
+    world.clock.time += 1000.0
+    batch.run(world.graph, [world.waiting("prune")], world.graph.ledger.applied + 1)
+    assert (len(missing), len(world.graph._state._tasks)) == (2, 0)
+    world.listings.fill(missing, math.inf)
+    world.graph.tracker.rollback(batch.START)
+    assert sorted(world.listings.missing("task_list", {})) == ["t0", "t1"]
+    world.check()
+
+
 def test_what_a_listing_takes_beyond_the_bound_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     world = many(10)
     world.take(("task_list", {}))

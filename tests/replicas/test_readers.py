@@ -290,6 +290,35 @@ def test_a_service_that_stops_words_nothing_more() -> None:
     run(scenario)
 
 
+def test_listings_that_wait_for_the_thread_of_a_service_that_stops_are_told_so() -> None:
+    """They were cancelled, which nobody above takes for a failure: their connections stayed open without a reply."""
+
+    async def scenario() -> None:
+        async with running() as served:
+            await add(served, 3)
+            with (
+                held() as holding,
+                mock.patch.object(served._readers._thread, "submit", wraps=served._readers._thread.submit) as submitted,
+            ):
+                first = asyncio.create_task(ask(served, "task_list"))
+                await holding.began.wait()
+                queued = [asyncio.create_task(ask(served, "task_list", status="PENDING")) for _ in range(3)]
+                while submitted.call_count < 2:
+                    await asyncio.sleep(0)
+                stopping = asyncio.create_task(served.stop())
+                await asyncio.sleep(0)
+                # Whoever is cancelled itself is that, and not told anything else.
+                queued[0].cancel()
+                outcomes = await asyncio.gather(*queued, return_exceptions=True)
+                assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, StoreDown, StoreDown]
+                assert str(outcomes[1]) == "this replica is stopping"
+                holding.go.set()
+                assert len(await first) == 3
+                await stopping
+
+    run(scenario)
+
+
 def test_every_listing_comes_through_the_service() -> None:
     async def scenario() -> None:
         async with running() as served:

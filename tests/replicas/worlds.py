@@ -147,7 +147,8 @@ def normal(pictured: dict[str, Any]) -> dict[str, Any]:
     """A picture without what a reload gives explicitly and memory by default: attributes at their class's default."""
     defaults = {"claims": 0, "saved": None}
     tasks = [(task_id, {**defaults, **attributes}) for task_id, attributes in pictured["tasks"]]
-    return {**pictured, "tasks": tasks}
+    workers = [(worker_id, {"leaving": False, **attributes}) for worker_id, attributes in pictured["workers"]]
+    return {**pictured, "tasks": tasks, "workers": workers}
 
 
 # Random calls

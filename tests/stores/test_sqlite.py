@@ -8,7 +8,6 @@ import resource
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,56 +16,23 @@ from typing import Any
 
 import pytest
 from exercise import NAMESPACE, Exercise, append, entry, journal, on_loop, opened, stakeholder, table, task
+from sqlite_place import DEADLINE, SqlitePlace
 
 from luigi_spanner import migrate
 from luigi_spanner.stores import (
     Committed,
     InvalidStore,
     SchemaMismatch,
-    Store,
     Unavailable,
     Unknown,
     sqlite,
     sqlite_file,
-    sqlite_sql,
 )
-
-DEADLINE = 0.3
-"""Seconds; long enough for the work of a test, short enough to wait for."""
 
 CONTENDERS = 3
 
 NOBODY = 65534
 """User id of nobody, who owns no file."""
-
-
-class SqlitePlace:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    async def open(self, namespace: str = NAMESPACE, deadline: float = sqlite.DEADLINE) -> sqlite.SqliteStore:
-        return await sqlite.open(str(self.path), namespace, deadline=deadline)
-
-    @contextmanager
-    def drop_reply(self, store: Store) -> Iterator[None]:
-        """SQLite's replies cannot be lost on the way: the writer's lock is kept from the store instead."""
-        assert isinstance(store, sqlite.SqliteStore)
-        store._deadline, usual = DEADLINE, store._deadline
-        with self.locked():
-            yield
-        store._deadline = usual
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        with self.connect() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            yield
-            connection.execute("ROLLBACK")
-
-    @contextmanager
-    def connect(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            yield connection
 
 
 @pytest.fixture
@@ -139,35 +105,65 @@ async def test_a_lock_that_passes_is_waited_for(place: SqlitePlace) -> None:
         assert isinstance(await commit, Committed)
 
 
-@pytest.mark.parametrize("prompt", [True, False])
-@on_loop
-async def test_quick_work_is_done_at_once_and_slow_work_on_the_thread(
-    place: SqlitePlace, monkeypatch: pytest.MonkeyPatch, prompt: bool
-) -> None:
-    monkeypatch.setattr(sqlite, "PROMPT_SECONDS", 60.0 if prompt else -1.0)
-    threads = set()
-    append_entry = sqlite_sql.append
-
-    def append(*args: Any) -> None:
-        threads.add(threading.current_thread() is threading.main_thread())
-        append_entry(*args)
-
-    monkeypatch.setattr(sqlite_sql, "append", append)
-    async with opened(place) as (store,):
-        for seq in range(1, 10):
-            assert isinstance(await store.commit(seq, entry(seq), []), Committed)
-            assert await store.read_after(seq) == []
-    assert threads == {prompt}
-
-
 @on_loop
 async def test_the_log_has_its_full_size_from_the_start(place: SqlitePlace) -> None:
     async with opened(place) as (store,):
         assert os.path.getsize(f"{place.path}-wal") >= sqlite_file.WAL_BYTES
         assert isinstance(await store.commit(1, entry(1), []), Committed)
         assert os.path.getsize(f"{place.path}-wal") < 2 * sqlite_file.WAL_BYTES
-    with closing(sqlite3.connect(place.path)) as connection:
-        assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'filler'").fetchall()
+    assert not has_filler(place)
+
+
+def has_filler(place: SqlitePlace) -> bool:
+    with place.connect() as connection:
+        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'filler'").fetchall())
+
+
+def leave_filler(place: SqlitePlace) -> None:
+    """As a process that was killed while it filled the log."""
+    with place.connect() as connection:
+        connection.execute("CREATE TABLE filler (bytes BLOB)")
+
+
+@pytest.mark.parametrize("full", [False, True])
+@on_loop
+async def test_filler_that_was_left_behind_is_dropped(place: SqlitePlace, full: bool) -> None:
+    async with opened(place) as (store,):
+        if not full:
+            await store.close()
+        leave_filler(place)
+        assert (os.path.exists(f"{place.path}-wal") and os.path.getsize(f"{place.path}-wal") >= sqlite_file.WAL_BYTES) == full
+        await (await place.open()).close()
+    assert not has_filler(place)
+
+
+class LockedAtInsert(sqlite3.Connection):
+    """Another process is faster than the second statement."""
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if statement.startswith("INSERT"):
+            raise sqlite3.OperationalError("database is locked")
+        return super().execute(statement, *values)
+
+
+@on_loop
+async def test_a_lock_while_the_log_is_filled_leaves_nothing_behind(place: SqlitePlace) -> None:
+    await create(place)
+    with closing(sqlite3.connect(place.path, isolation_level=None, factory=LockedAtInsert)) as connection:
+        connection.execute("SELECT count(*) FROM journal").fetchone()  # opens the log
+        sqlite_file.grow_wal(str(place.path), connection)
+    assert not has_filler(place)
+
+
+@on_loop
+async def test_filler_stays_while_another_process_holds_the_lock(place: SqlitePlace) -> None:
+    await create(place)
+    leave_filler(place)
+    with place.locked(), closing(sqlite3.connect(place.path, isolation_level=None, timeout=0)) as connection:
+        sqlite_file.grow_wal(str(place.path), connection)
+    assert has_filler(place)
+    await create(place)
+    assert not has_filler(place)
 
 
 @on_loop

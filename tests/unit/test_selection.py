@@ -126,7 +126,7 @@ def test_a_prune_leaves_nothing_behind_that_it_would_never_change(monkeypatch: p
     for number in range(3):
         graph.run(graph.add_task, {"worker": ASKER, "task_id": f"T_{number}", "status": "FAILED", "expl": ""})
     graph.run(graph.prune, {})
-    assert not graph.unpruned
+    assert not graph.unpruned()
     assert graph._state.count("FAILED") == 3
 
 

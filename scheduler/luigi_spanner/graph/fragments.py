@@ -60,7 +60,8 @@ class Fragments:
         return [task_id for task_id in fewer if task_id in others]
 
     def fill(self, missing: list[str], seconds: float) -> None:
-        """Take tasks off the end of `missing` and make their fragments, for about so long, at least one."""
+        """Take tasks off the end of `missing` and make their fragments, for about so long, at least one. Tasks that are gone
+        meanwhile get none."""
         if missing:
             self.version += 1
         end = perf_counter() + seconds
@@ -101,7 +102,10 @@ class Fragments:
         if task_id not in self._absent:
             return
         self._absent.remove(task_id)
-        task = self._state._tasks[task_id]
+        task = self._state._tasks.get(task_id)
+        if task is None:
+            # Removed or undone since the last `refresh`; should it come back, the next one says so.
+            return
         shown = self._graph._serialize_task(task_id, include_deps=False)
         name = compact(shown.pop("display_name"))
         text = f"{compact(task_id)}{_NAME}{name},{compact(shown)[1:]}".encode("ascii")

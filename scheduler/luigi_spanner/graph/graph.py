@@ -12,7 +12,7 @@ from luigi import configuration
 from luigi import scheduler as luigi_scheduler
 from luigi import task_history as luigi_history
 from luigi.metrics import NoMetricsCollector
-from luigi.task_status import PENDING, RUNNING, UNKNOWN
+from luigi.task_status import DONE, PENDING, RUNNING, UNKNOWN
 
 from luigi_spanner.graph import selection, surroundings
 from luigi_spanner.graph.entries import NO_COUNTS
@@ -33,7 +33,7 @@ PAUSED = ("paused",)
 LAST_PRUNE = ("last_prune",)
 
 PRUNED_AT_ONCE = 5000
-"""Most tasks that one prune changes, about 0.2 s of work (measured); `unpruned` tells that there are more."""
+"""Most tasks that one prune changes, about 0.2 s of work (measured). What is left makes the next prune due."""
 
 PRUNE_SECONDS = 60.0
 """Stock luigid prunes once a minute."""
@@ -67,7 +67,7 @@ class Graph(luigi_scheduler.Scheduler):
         self.tracker = Tracker()
         self.clock = clock
         self.limits: dict[str, Any] = {}
-        self.unpruned = False
+        self._more = False
         super().__init__(config, resources, task_history_impl, **scheduler_keys)
         collector, self.limits = self._state._metrics_collector, dict(self.__dict__["_resources"] or {})
         self._state = State(self._config.state_path, self.tracker, grain=grain, now=self.now)
@@ -111,7 +111,7 @@ class Graph(luigi_scheduler.Scheduler):
     def ping_from_memory(self, arguments: dict[str, Any]) -> bytes | None:
         """The reply to a ping that changes nothing but liveness (I7), None if it must take the way of every call."""
         worker = self._state.find_worker(arguments.get("worker", ""))
-        if worker is None or worker.rpc_messages or not self._state.grain:
+        if worker is None or worker.leaving or worker.rpc_messages or not self._state.grain:
             return None
         with surroundings.entered(self.tracker, self.clock):
             worker.update(None)
@@ -235,7 +235,7 @@ class Graph(luigi_scheduler.Scheduler):
         assistants = {worker.id for worker in state.get_assistants()}
         removed = []
         prunable, more = selection.prunable(state, now, self._config, assistants, PRUNED_AT_ONCE)
-        self.unpruned = self.unpruned or more
+        self._more = more
         for task in prunable:
             state.fail_dead_worker_task(task, self._config, assistants)
             state.update_status(task, self._config)
@@ -284,26 +284,37 @@ class Graph(luigi_scheduler.Scheduler):
         return {"num_running": running, "num_pending": counts.pending, "num_uniques": counts.unique}
 
     def _prune_workers(self) -> None:
-        # A worker that holds very many tasks is let go of in portions, so that nobody waits for it.
-        self.unpruned = False
-        room = PRUNED_AT_ONCE
-        gone = []
-        for worker in [worker for worker in self._state.get_active_workers() if worker.prune(self._config)]:
+        # A worker that holds very many tasks is let go of in portions, so that nobody waits for it. The others go first.
+        room = 2 * PRUNED_AT_ONCE
+        dead = [worker for worker in self._state.get_active_workers() if worker.leaving or worker.prune(self._config)]
+        for worker in sorted(dead, key=self._state.held_by):
             held = self._state.held_by(worker)
-            if held > 2 * room:
-                self._state.release(worker, room)
-                self.unpruned = True
-                break
-            gone.append(worker.id)
-            room -= held // 2
-        self._state.inactivate_workers(gone)
+            if held <= room:
+                self._state.inactivate_workers([worker.id])
+            else:
+                worker.leaving = True
+                self._state.release(worker, room // 2)
+            room = max(0, room - held)
+
+    def _update_worker(self, worker_id: str, worker_reference: Any = None, get_work: bool = False) -> Any:
+        worker = self._state.find_worker(worker_id)
+        if worker is not None and worker.leaving:
+            # It was declared dead: whoever calls by its name begins anew, as in stock.
+            self._state.inactivate_workers([worker_id])
+        return super()._update_worker(worker_id, worker_reference=worker_reference, get_work=get_work)
 
     # What a server asks for; run like any call
 
-    def declare(self, worker: str, dependencies: list[str], priority: Any) -> None:
-        """Make the dependencies that an `add_task` is about to name, just as that would do: a part of them at a time, so that no
-        call has to make a hundred thousand."""
-        if self._update_worker(worker).enabled:
+    def declare(
+        self, worker: str, task_id: str, status: str, retry_policy_dict: Any, priority: Any, dependencies: list[str]
+    ) -> None:
+        """Make dependencies that an `add_task` is about to name, a part of them at a time, so that no call has to make a hundred
+        thousand. None where that would come to nothing."""
+        enabled = self._update_worker(worker).enabled
+        self._generate_retry_policy(retry_policy_dict or {})
+        task = self._state.get_task(task_id)
+        done = status == PENDING and task is not None and task.status == DONE
+        if enabled and not (done and self.now() - task.updated < self._config.stable_done_cooldown_secs):
             for task_id in dependencies:
                 proposal = self._make_task(task_id=task_id, status=UNKNOWN, deps=None, priority=priority)
                 self._state.get_task(task_id, setdefault=proposal).stakeholders.add(worker)
@@ -348,9 +359,14 @@ class Graph(luigi_scheduler.Scheduler):
         """The replica is going."""
         self._state.replicas.remove((replica,))
 
+    def unpruned(self) -> bool:
+        """Whether the last prune left something to the next. Of tasks only the replica knows that pruned: others come to it when
+        they are due."""
+        return self._more or any(worker.leaving for worker in self._state.get_active_workers())
+
     def prune_due(self) -> bool:
         """Whether nobody has pruned for a minute, or the last prune left something."""
-        if self.unpruned:
+        if self.unpruned():
             return True
         row = self._state.settings.get(LAST_PRUNE)
         # A time to come was written by a clock that was ahead.

@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from sys import intern
 from typing import Any
 
 from luigi_spanner import digest
@@ -26,8 +25,8 @@ NAMESPACE_BYTES = 128
 UNCHECKED_BYTES = 64 * 1024
 """Half a task of up to so many bytes is not compressed to see whether the whole fits into a cell: ROW_BYTES leaves it room."""
 
-ROW_BYTES = CELL_BYTES - UNCHECKED_BYTES
-"""Largest row body."""
+ROW_BYTES = CELL_BYTES - 2 * UNCHECKED_BYTES
+"""Largest row body, as far as a call is held to it; what compression may add is far below the second half of the room."""
 
 RELATIONS = (STAKEHOLDERS, RUNNERS)
 LOADED_AT_ONCE = 1000
@@ -86,7 +85,7 @@ class Ledger:
     def seal(self) -> Sealed:
         """Encode and bound what was touched since the last seal, and let the digest follow; undone with it. Raises Unstorable."""
         row_ids: list[RowId] = []
-        records = [record for record in self._follow(row_ids) if record]
+        records = [record for record in self._follow(row_ids, bounded=True) if record]
         if not records:
             return UNCHANGED
         text = f"[{','.join(records)}]"
@@ -94,9 +93,12 @@ class Ledger:
             raise Unstorable(f"the call changes {len(text)} bytes at once, the limit is {COMMIT_BYTES}")
         return Sealed(text=text, row_ids=tuple(row_ids))
 
-    def _follow(self, changed: list[RowId]) -> Iterator[str]:
+    def _follow(self, changed: list[RowId], *, bounded: bool) -> Iterator[str]:
         """Let the digest follow what was touched since the last time; yields a record of each change, in order, as JSON.
-        `changed` receives the ids of the rows, single ones also where a whole prefix went."""
+
+        `changed` receives the ids of the rows, single ones also where a whole prefix went. `bounded`: what no store can hold
+        raises Unstorable; what is in the journal already is past that.
+        """
         for row_id, attributes in self._state.tracker.take().items():
             table, key = row_id
             if len(key) < KEY_LENGTHS[table]:
@@ -105,16 +107,21 @@ class Ledger:
                 yield f'["{table}",{key_text(key)},null]' if members else ""
             elif table in RELATIONS:
                 changed.append(row_id)
+                if bounded:
+                    _check_key(table, key)
                 yield self._follow_relation(table, key)
             else:
-                record = self._follow_task(key, attributes) if table == TASKS else self._follow_row(table, key, attributes)
+                record = (
+                    self._follow_task(key, attributes, bounded)
+                    if table == TASKS
+                    else self._follow_row(table, key, attributes, bounded)
+                )
                 if record:
                     changed.append(row_id)
                     yield record
 
     def _follow_relation(self, table: str, key: Key) -> str:
         # Its digest has followed already: it says nothing but the key and an ordinal.
-        _check_key(table, key)
         if self._orphans:
             self._orphans.get((table, key[:1]), set()).discard(str(key[1]))
         worker_id, task_id = key
@@ -124,13 +131,13 @@ class Ledger:
         row = "{}" if table == STAKEHOLDERS else f'{{"ordinal":{task.workers.ordinal(worker_id)}}}'
         return f'["{table}",{key_text(key)},{row},1]'
 
-    def _follow_task(self, key: Key, attributes: set[str]) -> str:
+    def _follow_task(self, key: Key, attributes: set[str], bounded: bool) -> str:
         task = self._state._tasks.get(key[0])
         if task is None:
             gone = [self._keep(half, key, None) for half in HALVES]
             return f'["{TASKS}",{key_text(key)},null]' if any(gone) else ""
         whole = WHOLE in attributes
-        if whole:
+        if whole and bounded:
             _check_key(TASKS, key)
         moving = encode_moving(task) if whole or not attributes <= LASTING else None
         lasting = encode_lasting(task) if whole or not attributes.isdisjoint(LASTING) else None
@@ -138,21 +145,21 @@ class Ledger:
         changes = [self._keep(half, key, text) for half, text in zip(HALVES, texts, strict=True) if text is not None]
         if not any(changes):
             return ""
-        if max(len(text or "") for text in texts) > UNCHECKED_BYTES:
-            self._task_body(task)
+        if bounded and max(len(text or "") for text in texts) > UNCHECKED_BYTES:
+            _check_cell(TASKS, _task_body(task))
         if whole:
             return f'["{TASKS}",{key_text(key)},{_joined(*texts)},1]'
         row = {**(moving or {}), **(lasting or {})}
         return f'["{TASKS}",{key_text(key)},{canonical({name: row.get(name) for name in attributes})}]'
 
-    def _follow_row(self, table: str, key: Key, attributes: set[str]) -> str:
+    def _follow_row(self, table: str, key: Key, attributes: set[str], bounded: bool) -> str:
         row = row_of(self._state, self._resources, table, key)
         text = None if row is None else _text(table, row)
-        if text is not None:
+        if text is not None and bounded:
             if table != EMAILS:
                 _check_key(table, key)
             if len(text) > UNCHECKED_BYTES:
-                _check_cell(table, text)
+                _check_cell(table, pack(text.encode("ascii")))
         if not self._keep(table, key, text):
             return ""
         if row is None:
@@ -177,10 +184,6 @@ class Ledger:
         if new is not None:
             digests[key] = new
 
-    def _task_body(self, task: Task) -> bytes:
-        texts = [canonical(encode_moving(task)), canonical(encode_lasting(task))]
-        return _check_cell(TASKS, "\n".join(texts))
-
     # Entries
 
     def committed(self, seq: int, watermark: int, changed: Iterable[RowId], written: Iterable[RowId]) -> None:
@@ -200,7 +203,7 @@ class Ledger:
             for record in records:
                 apply_record(self._state, self._resources, record)
         row_ids: list[RowId] = []
-        for _ in self._follow(row_ids):
+        for _ in self._follow(row_ids, bounded=False):
             pass
         if check and self.digest != entry.digest:
             raise Divergence(f"after entry {entry.seq} the digest is {self.digest}, the journal says {entry.digest}")
@@ -219,12 +222,14 @@ class Ledger:
         self._orphans.clear()
         self.pending.clear()
         self.rows_digest = digest.EMPTY
+        self._state.names = {}
         for table, length in KEY_LENGTHS.items():
             rows = snapshot.tables.get(table, [])
             if any(len(key) != length for key, _ in rows):
                 raise Divergence(f"a row of {table} has a key that is not of {length} parts")
             for start in range(0, len(rows), LOADED_AT_ONCE):
                 self._load_rows(table, rows[start : start + LOADED_AT_ONCE])
+        self._state.names = None
         self._state.tracker.settle()
         first = snapshot.entries[0] if snapshot.entries else None
         self.applied = snapshot.head.seq if first is None else first.seq - 1
@@ -255,14 +260,16 @@ class Ledger:
 
     def _load_relation(self, table: str, key: Key, row: dict[str, Any]) -> None:
         worker_id, task_id = map(str, key)
+        worker = self._state.find_worker(worker_id)
+        worker_id = worker_id if worker is None else worker.id
         task = self._state._tasks.get(task_id)
         if task is None:
             # The tables are ahead of the watermark: an entry to come deletes the row as it deletes the task.
             self._orphans.setdefault((table, key[:1]), set()).add(task_id)
         elif table == STAKEHOLDERS:
-            task.stakeholders.put(intern(worker_id))
+            task.stakeholders.put(worker_id)
         else:
-            task.workers.put(intern(worker_id), row["ordinal"])
+            task.workers.put(worker_id, row["ordinal"])
 
     def row(self, row_id: RowId) -> Row:
         """The write that brings this row of the tables to what memory holds. Of a worker that has none left in a relation, one
@@ -272,7 +279,7 @@ class Ledger:
             task = self._state._tasks.get(key[0])
             if task is not None:
                 columns = columns_of(TASKS, {**encode_moving(task), **encode_lasting(task)})
-                return Row(table=table, key=key, body=self._task_body(task), columns=columns)
+                return Row(table=table, key=key, body=_task_body(task), columns=columns)
         else:
             row = row_of(self._state, self._resources, table, key)
             if row is not None:
@@ -313,9 +320,11 @@ def _check_key(table: str, key: Key) -> None:
         raise Unstorable(f"a key of {table} is {size} bytes long, the limit is {KEY_BYTES}")
 
 
-def _check_cell(table: str, text: str) -> bytes:
-    """`text` as a row's body."""
-    body = pack(text.encode("ascii"))
+def _check_cell(table: str, body: bytes) -> None:
     if len(body) > ROW_BYTES:
         raise Unstorable(f"a row of {table} is larger than {ROW_BYTES} bytes")
-    return body
+
+
+def _task_body(task: Task) -> bytes:
+    texts = (canonical(encode_moving(task)), canonical(encode_lasting(task)))
+    return pack("\n".join(texts).encode("ascii"))

@@ -7,7 +7,6 @@ task, so that what happens to all tasks of one worker is one record (I8).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from luigi.scheduler import OrderedSet
@@ -23,9 +22,10 @@ STAKEHOLDERS = "stakeholders"
 RUNNERS = "runners"
 
 
-def _shared(worker_id: str) -> str:
+def _shared(state: State, worker_id: str) -> str:
     """The id, kept once for all tasks of the worker: each call's JSON brings a copy of its own."""
-    return intern(worker_id) if type(worker_id) is str else worker_id
+    worker = state.find_worker(worker_id)
+    return worker_id if worker is None else str(worker.id)
 
 
 class Stakeholders(set[str]):
@@ -40,7 +40,7 @@ class Stakeholders(set[str]):
 
     def add(self, worker_id: str) -> None:
         if worker_id not in self:
-            worker_id = _shared(worker_id)
+            worker_id = _shared(self._state, worker_id)
             self._state.tracker.log(self.drop, worker_id)
             self._state.tracker.touch_whole(STAKEHOLDERS, (worker_id, self._task_id))
             self.put(worker_id)
@@ -115,7 +115,7 @@ class Runners(OrderedSet):
     def add(self, worker_id: str) -> None:
         if worker_id not in self._ordinals:
             tracker = self._state.tracker
-            worker_id = _shared(worker_id)
+            worker_id = _shared(self._state, worker_id)
             tracker.log(self.drop, worker_id)
             tracker.touch_whole(RUNNERS, (worker_id, self._task_id))
             self.put(worker_id, tracker.ordinal())

@@ -71,6 +71,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self.soft: dict[str, Worker] = {}
         self.stakes: dict[str, set[str]] = {}
         self.relations_digest = 0
+        self.names: dict[str, str] | None = None
         self.batchers = Table(tracker, "batchers")
         self.settings = Table(tracker, "settings")
         self.emails = Table(tracker, "emails")
@@ -156,9 +157,16 @@ class State(luigi_scheduler.SimpleTaskState):
         self._index(task)
         return task
 
+    def shared_id(self, task_id: str) -> str:
+        """The id, as the task of that id has it, or while loading as whoever named it first."""
+        if self.names is not None:
+            return self.names.setdefault(task_id, task_id)
+        task = self._tasks.get(task_id)
+        return task_id if task is None else str(task.id)
+
     def load_task(self, task_id: str, *rows: dict[str, Any]) -> None:
         """Insert a task as its row says, untracked, while loading."""
-        task = Task.enter(decode_task(task_id, *rows), self)
+        task = Task.enter(decode_task(self.shared_id(task_id), *rows), self)
         self._tasks.put(task.id, task)
         self._status_tasks[task.status].put(task.id, task)
         self.tracker.stale.add(task.id)

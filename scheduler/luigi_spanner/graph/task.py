@@ -131,7 +131,7 @@ class Task(luigi_scheduler.Task):
         attributes["stakeholders"] = state.make_stakeholders(entered)
         attributes["workers"] = state.make_runners(entered)
         owner = Owner(state.tracker, TASKS, (entered.id,))
-        _share_texts(attributes)
+        _share_texts(attributes, state)
         for name, container in _CONTAINERS.items():
             if attributes.get(name) is not None:
                 attributes[name] = container(owner, name, attributes[name])
@@ -184,12 +184,13 @@ def _share_params(attributes: dict[str, Any]) -> None:
         attributes["public_params"] = attributes["params"]
 
 
-def _share_texts(attributes: dict[str, Any]) -> None:
-    """What many tasks say is kept once. Each call's JSON brings a copy of its own."""
-    for name in ("id", "family", "module"):
+def _share_texts(attributes: dict[str, Any], state: State) -> None:
+    """What many tasks say is kept once. Each call's JSON brings a copy of its own. Ids do not go into the interpreter's table:
+    some releases of Python 3.12 never take anything out of it."""
+    for name in ("family", "module"):
         if type(attributes.get(name)) is str:
             attributes[name] = intern(attributes[name])
-    attributes["deps"] = {intern(task_id) if type(task_id) is str else task_id for task_id in attributes["deps"]}
+    attributes["deps"] = {state.shared_id(task_id) for task_id in attributes["deps"]}
 
 
 class DetachedTask(luigi_scheduler.Task):

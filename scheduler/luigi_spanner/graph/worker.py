@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WORKERS = "workers"
 SOFT = ("last_active", "last_get_work")
-ATTRIBUTES = ("reference", "started", "info", "disabled", "rpc_messages", "ordinal")
+ATTRIBUTES = ("reference", "started", "info", "disabled", "rpc_messages", "ordinal", "leaving")
 
 _MISSING = object()
 _CONTAINERS: dict[str, Callable[[Owner, str, Any], Any]] = {"info": OwnedDict, "rpc_messages": OwnedList}
@@ -34,10 +34,14 @@ def _put_back(worker: Worker, name: str, value: Any) -> None:
 
 
 class Worker(luigi_scheduler.Worker):
-    """Luigi's worker, tracked from the moment it enters a `State`. `saved` is (last_active, last_get_work) as replicated."""
+    """Luigi's worker, tracked from the moment it enters a `State`. `saved` is (last_active, last_get_work) as replicated.
+
+    `leaving`: it was found dead, and its very many tasks are taken from it in portions; it does not come back.
+    """
 
     home: State | None = None
     ordinal = 0
+    leaving = False
     saved: tuple[float, float | None] = (0.0, None)
 
     def enter(self, state: State) -> None:
@@ -117,6 +121,8 @@ def encode_worker(worker: Worker) -> dict[str, Any]:
         row["rpc_messages"] = list(worker.rpc_messages)
     if worker.disabled:
         row["disabled"] = worker.disabled
+    if worker.leaving:
+        row["leaving"] = True
     return row
 
 
@@ -133,6 +139,7 @@ def decode_worker(worker_id: str, row: dict[str, Any]) -> Worker:
         disabled=row.get("disabled") or False,
         rpc_messages=row.get("rpc_messages") or [],
         ordinal=row.get("ordinal", 0),
+        leaving=bool(row.get("leaving")),
         tasks=set(),
     )
     return worker
@@ -149,8 +156,8 @@ def merge_worker(worker: Worker, row: dict[str, Any]) -> None:
             worker.info = encoded or {}
         elif name == "rpc_messages":
             worker.rpc_messages = encoded or []
-        elif name == "disabled":
-            worker.disabled = encoded or False
+        elif name in ("disabled", "leaving"):
+            setattr(worker, name, encoded or False)
         else:
             setattr(worker, name, encoded)
     _merge_liveness(worker, (saved[0], saved[1]))

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import http.client
 import logging
+import math
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -28,6 +29,9 @@ DRAIN_BYTES = 64 * 1024 * 1024
 LARGE_BYTES = 256 * 1024
 """Bodies from this size on are read in a thread: decoding and checking one takes about 10 ms a megabyte, in which pings would
 wait."""
+
+LENGTH_DIGITS = 19
+"""Of the greatest length that 64 bits hold. Python refuses to read numbers of more than 4,300 digits."""
 
 LISTINGS = frozenset({"dep_graph", "graph", "inverse_dep_graph", "resource_list", "task_list", "task_search", "worker_list"})
 """What browsers ask for again and again: a GET of these is told when nothing has changed."""
@@ -77,8 +81,7 @@ class Exchange(HTTPMessageDelegate):
     def _expect_body(self) -> None:
         limit = self._service.max_body_bytes
         self._connection.set_max_body_size(limit + DRAIN_BYTES)
-        announced = self._headers.get("Content-Length", "")
-        size = int(announced) if announced.isdecimal() else 0
+        size = _size(self._headers.get("Content-Length", ""))
         self._too_large = size > limit
         waits = self._too_large and self._headers.get("Expect", "").lower() == "100-continue"
         if waits or size > limit + DRAIN_BYTES:
@@ -137,10 +140,12 @@ class Exchange(HTTPMessageDelegate):
                 await self._send_long(reply)
         except StreamClosedError:
             self._leave()
-        except Exception:  # whatever fails while a reply is sent, the caller must not wait for it for ever
+        except BaseException as error:  # whatever fails or is cancelled, the caller must not wait for ever, nor the door
             logger.exception("Call %s has no reply", self._request_id)
             self._connection.close()
             self._leave()
+            if not isinstance(error, Exception):
+                raise
 
     async def _reply(self) -> Reply:
         path, _, query = self._target.partition("?")
@@ -223,6 +228,14 @@ class Exchange(HTTPMessageDelegate):
         if self._inside:
             self._inside = False
             self._service.door.leave()
+
+
+def _size(announced: str) -> float:
+    """The bytes that a Content-Length announces; 0 if it is no number, which Tornado refuses."""
+    digits = announced.lstrip("0")
+    if not digits.isdecimal():
+        return 0
+    return int(digits) if len(digits) <= LENGTH_DIGITS else math.inf
 
 
 def _joined(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:

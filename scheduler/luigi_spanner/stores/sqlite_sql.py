@@ -35,6 +35,8 @@ _PARTS = "SELECT part, payload FROM journal_parts WHERE namespace = ? AND seq = 
 
 _AFTER = f"SELECT {_ENTRY} FROM journal WHERE namespace = ? AND seq > ? ORDER BY seq"
 
+_HEAD_SEQ = "SELECT seq FROM journal WHERE namespace = ? ORDER BY seq DESC LIMIT 1"
+
 _HEAD = f"SELECT {_ENTRY} FROM journal WHERE namespace = ? ORDER BY seq DESC LIMIT 1"
 
 
@@ -92,9 +94,27 @@ def write(connection: sqlite3.Connection, namespace: str, rows: Sequence[Row]) -
             connection.execute(statements.upsert, (namespace, *row.key, *_values(statements, row), row.body))
 
 
+def count_deleted(connection: sqlite3.Connection, namespace: str, rows: Sequence[Row], limit: int) -> int:
+    """How many rows go with those of `rows` that delete a whole prefix; it counts up to `limit` and stops there."""
+    count = 0
+    for row in rows:
+        if row.body is None and len(row.key) < _key_length(row.table):
+            query = _count(row.table, len(row.key))
+            count += connection.execute(query, (namespace, *row.key, limit - count)).fetchone()[0]
+            if count >= limit:
+                break
+    return count
+
+
 def truncate(connection: sqlite3.Connection, namespace: str, before: int) -> None:
     for table in ("journal_parts", "journal"):
         connection.execute(f"DELETE FROM {table} WHERE namespace = ? AND seq < ?", (namespace, before))
+
+
+def head(connection: sqlite3.Connection, namespace: str) -> int | None:
+    """The number of the newest entry, None when there is none."""
+    found = connection.execute(_HEAD_SEQ, (namespace,)).fetchone()
+    return None if found is None else int(found[0])
 
 
 def entries_after(connection: sqlite3.Connection, namespace: str, seq: int) -> list[Entry]:
@@ -118,12 +138,12 @@ def snapshot(connection: sqlite3.Connection, namespace: str) -> Snapshot | None:
         if has_namespace(connection, namespace):
             raise InvalidStore(f"The journal of namespace {namespace} is empty: it was deleted by hand.")
         return None
-    head = heads[0]
-    later = list(_entries(connection, _AFTER, (namespace, head.watermark)))
-    if len(later) != head.seq - head.watermark:
-        raise InvalidStore(f"The journal of namespace {namespace} has gaps after entry {head.watermark}.")
+    newest = heads[0]
+    later = list(_entries(connection, _AFTER, (namespace, newest.watermark)))
+    if len(later) != newest.seq - newest.watermark:
+        raise InvalidStore(f"The journal of namespace {namespace} has gaps after entry {newest.watermark}.")
     tables = {name: _rows(connection, namespace, name) for name in schema.STATE_TABLES}
-    return Snapshot(head=head, tables=tables, entries=later)
+    return Snapshot(head=newest, tables=tables, entries=later)
 
 
 def _insert(connection: sqlite3.Connection, namespace: str, entry: Entry) -> bool:
@@ -185,9 +205,23 @@ def _statements(name: str) -> _Statements:
 
 
 @cache
+def _key_length(name: str) -> int:
+    return len(schema.key_columns(schema.STATE_TABLES[name]))
+
+
+@cache
 def _delete(name: str, length: int) -> str:
+    return f"DELETE FROM {name} WHERE {_prefix(name, length)}"
+
+
+@cache
+def _count(name: str, length: int) -> str:
+    return f"SELECT count(*) FROM (SELECT 1 FROM {name} WHERE {_prefix(name, length)} LIMIT ?)"
+
+
+def _prefix(name: str, length: int) -> str:
     keys = ["namespace", *schema.key_columns(schema.STATE_TABLES[name])][: length + 1]
-    return f"DELETE FROM {name} WHERE {' AND '.join(f'{key} = ?' for key in keys)}"
+    return " AND ".join(f"{key} = ?" for key in keys)
 
 
 def _is_float(table: Table, column: str) -> bool:

@@ -1,0 +1,217 @@
+"""Faults put into the product on purpose: each breaks one promise, and a campaign must notice within a few seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from luigi_spanner import batch
+from luigi_spanner.graph.containers import OwnedDict, Table
+from luigi_spanner.graph.graph import Graph
+from luigi_spanner.graph.pending import Pending
+from luigi_spanner.graph.rows import Resources
+from luigi_spanner.graph.state import StatusTasks
+from luigi_spanner.replica import Fate, Replica, _LostTrack
+from luigi_spanner.service import Service
+from luigi_spanner.stores import Committed, Conflict, StoreError, Truncated
+from luigi_spanner.stores.memory import MemoryStore
+
+_commit_batch = Replica._commit_batch
+_fate = Replica._fate
+_catch_up = Replica._catch_up
+_undo = Replica._undo
+_run_one = batch._run_one
+
+
+async def reply_before_commit(self: Replica, ran: Any, load: Any) -> bool:
+    for waiting in ran.calls:
+        waiting.answer()
+    return await _commit_batch(self, ran, load)
+
+
+async def effects_before_commit(self: Replica, ran: Any, load: Any) -> bool:
+    effects, self.graph.tracker.effects = self.graph.tracker.effects, []
+    self._release(effects)
+    return await _commit_batch(self, ran, load)
+
+
+async def unknown_is_conflict(self: Replica, entry: Any, doubt: bool) -> Fate:
+    return Fate.ANOTHER if doubt else await _fate(self, entry, doubt)
+
+
+async def own_entry_taken_for_anothers(self: Replica, entry: Any, doubt: bool) -> Fate:
+    """The commit id is forgotten."""
+    fate = await _fate(self, entry, doubt)
+    return Fate.ANOTHER if fate is Fate.OURS else fate
+
+
+async def anothers_entry_taken_for_own(self: Replica, entry: Any, doubt: bool) -> Fate:
+    """The commit id is forgotten, the other way round."""
+    fate = await _fate(self, entry, doubt)
+    return Fate.OURS if fate is Fate.ANOTHER and doubt else fate
+
+
+async def commit_without_link(self: MemoryStore, seq: int, entry: Any, rows: Any) -> Any:
+    """A number that was truncated is given again."""
+    journal = self.database.journals[self._namespace]
+    if seq in journal:
+        return Conflict()
+    journal[seq] = entry
+    for row in rows:
+        self._write(row)
+    return Committed()
+
+
+async def truncate_beyond_the_watermark(self: Replica) -> None:
+    before = self.graph.ledger.applied
+    if before - self._truncated >= 3 and self._fault is None:
+        self._truncated = before
+        try:
+            await self._store.truncate(before)
+        except StoreError:
+            return
+
+
+def undo_and_tell(self: Replica) -> None:
+    """As it is, for `stale_read`: a conflict must still be caught up with."""
+    vars(self)["is_behind"] = True
+    _undo(self)
+
+
+async def stale_read(self: Replica) -> bool:
+    """A look at the journal's head is believed for a while: it may have begun before the call arrived."""
+    if self._clock() - self.contact < 0.5 and not vars(self).get("is_behind"):
+        return False
+    caught_up = await _catch_up(self)
+    vars(self)["is_behind"] = False
+    return caught_up
+
+
+async def double_run_after_giving_up(self: Replica, ran: Any) -> Any:
+    self._undo()
+    await self._insist(self.load)
+    return [*ran.calls, *ran.left]
+
+
+async def lost_track_is_a_conflict(self: Replica, entry: Any, doubt: bool) -> Fate:
+    try:
+        return await _fate(self, entry, doubt)
+    except (_LostTrack, Truncated):
+        return Fate.ANOTHER
+
+
+def undo_forgets_tables(self: Table, key: Any, row: Any) -> None:
+    """Batchers, settings, resources' rows: what was put there is not taken back."""
+    if self.get(key) != row:
+        self._tracker.touch_whole(self.name, key)
+        dict.__setitem__(self, key, row)
+
+
+def undo_forgets_status_order(self: StatusTasks, task_id: str, task: Any) -> None:
+    if dict.get(self, task_id) is not task:
+        task.status_ordinal = self._tracker.ordinal()
+        self.put(task_id, task)
+
+
+def undo_forgets_dicts(self: OwnedDict, *arguments: Any, **more: Any) -> None:
+    dict.update(self, *arguments, **more)
+
+
+def watermark_ahead(self: Pending, written: Any, row_ids: Any, seq: int) -> int:
+    """The tables are called complete though they owe rows."""
+    return seq
+
+
+def reply_of_the_first_run(graph: Graph, waiting: Any) -> Any:
+    """A call that runs again keeps the reply that it had before."""
+    before = waiting.reply
+    sealed = _run_one(graph, waiting)
+    if before is not None:
+        waiting.reply = before
+    return sealed
+
+
+def resources_unlimited(self: Resources, name: str, default: Any = None) -> Any:
+    return 1000
+
+
+def submit_without_waking(self: Replica, waiting: Any) -> None:
+    """A call waits for somebody else to wake the loop."""
+    self._queue.append(waiting)
+
+
+async def ping_out_of_touch(self: Service, call: Any) -> bytes:
+    """Pings are answered from memory however long ago the replica has seen the store."""
+    reply = self._graph.ping_from_memory(call.arguments)
+    if reply is not None:
+        return reply
+    return await self._submit(call, self._graph.ping, self._hold, impatient=True)
+
+
+_never = property(lambda self: False)
+
+Patch = tuple[Any, str, Any]
+
+_EAGER = {"luigi_spanner.replica.TRUNCATE_EVERY": 1}
+_FORGETFUL: dict[str, Any] = {"replicas": 3, "keep": 2, "constants": _EAGER, "seconds": 120.0}
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What is replaced, and the kinds of faults and attributes of plans (see `plans.plan_of`) with which it shows soon."""
+
+    patches: tuple[Patch, ...]
+    kinds: tuple[str, ...] = ()
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+
+def _of(owner: Any, name: str, value: Any, *kinds: str, **fixed: Any) -> Mutation:
+    return Mutation(((owner, name, value),), kinds, fixed)
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "reply before commit": _of(Replica, "_commit_batch", reply_before_commit, replicas=2),
+    "effects before commit": _of(Replica, "_commit_batch", effects_before_commit),
+    "unknown is conflict": _of(Replica, "_fate", unknown_is_conflict, "lost reply", "late commit"),
+    "own entry taken for another's": _of(Replica, "_fate", own_entry_taken_for_anothers, "lost reply", "own conflict"),
+    "another's entry taken for our own": _of(Replica, "_fate", anothers_entry_taken_for_own, "lost request", replicas=3),
+    "no link to the predecessor": _of(
+        MemoryStore, "commit", commit_without_link, "frozen before commit", "late commit", replicas=3, keep=2, constants=_EAGER
+    ),
+    "truncation beyond the watermark": _of(Replica, "_truncate", truncate_beyond_the_watermark, "crash"),
+    "stale read": Mutation(
+        ((Replica, "_undo", undo_and_tell), (Replica, "_catch_up", stale_read)), ("slow store",), {"replicas": 3}
+    ),
+    "double run after giving up": _of(Replica, "_give_up", double_run_after_giving_up, "lost reply", **_FORGETFUL),
+    "lost track is a conflict": _of(Replica, "_fate", lost_track_is_a_conflict, "lost reply", **_FORGETFUL),
+    "undo forgets tables": _of(Table, "put", undo_forgets_tables, replicas=3),
+    "undo forgets the order of a status": _of(StatusTasks, "__setitem__", undo_forgets_status_order, replicas=3),
+    "undo forgets dicts": _of(OwnedDict, "update", undo_forgets_dicts, replicas=3),
+    "watermark ahead": _of(Pending, "watermark_without", watermark_ahead, "crash"),
+    "reply of the first run": _of(batch, "_run_one", reply_of_the_first_run, replicas=3),
+    "a call whose caller has gone runs": _of(batch.Waiting, "dropped", _never, "cut connection", "slow commit", latency=0.2),
+    "liveness is not flushed": _of(
+        Graph, "liveness_due", lambda self: False, "cut connection", replicas=2, sticky=True, seconds=120.0
+    ),
+    "pings out of touch": _of(Service, "_ping", ping_out_of_touch, "store unreachable", replicas=3, sticky=True, seconds=150.0),
+    "calls do not wake the loop": _of(Replica, "submit", submit_without_waking),
+    "resources without limits": _of(Resources, "get", resources_unlimited),
+}
+
+
+@contextmanager
+def mutated(patches: Sequence[Patch]) -> Iterator[None]:
+    """The product with these attributes replaced."""
+    undo: list[Callable[[], None]] = []
+    try:
+        for owner, name, value in patches:
+            patch = mock.patch.object(owner, name, value)
+            patch.start()
+            undo.append(patch.stop)
+        yield
+    finally:
+        for stop in reversed(undo):
+            stop()
