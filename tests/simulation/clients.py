@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from chronicle import Request
 from cluster import Cluster
 from plans import AT_A_CALL, PEOPLE, Action
-from record import Request
 from scene import Scene, Seeded
 from simulated_store import Slot
 from steps import RULES

@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from chronicle import Attempt, Landed, Ran, Record, Request, Violation
 from luigi.task_status import RUNNING
 from plans import Plan
-from record import Attempt, Landed, Ran, Record, Request, Violation
 from simulated_store import SimulatedStore, Slot
 from twins import EPOCH, Witness, _Ids
 from virtual import OUTSIDE, Process, VirtualLoop

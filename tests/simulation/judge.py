@@ -6,12 +6,12 @@ import json
 from collections import Counter
 from typing import Any
 
+from chronicle import Attempt, Landed, Ran, Record, Request, Violation
 from luigi import scheduler as luigi_scheduler
 from luigi.task_status import BATCH_RUNNING, RUNNING
 from oracle import Oracle, Stock, Worker
 from oracle import State as StockState
 from plans import Plan
-from record import Attempt, Landed, Ran, Record, Request, Violation
 from twins import Witness, _Ids, _normal
 
 from luigi_spanner.calls import RuleFailed

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+from chronicle import Record, Violation
 from clients import Client, Clients
 from cluster import Cluster, Node
 from judge import Judge
 from luigi import notifications
 from luigi import scheduler as luigi_scheduler
 from plans import AT_A_CALL, AT_A_COMMIT, WINDOWS, Fault, Plan
-from record import Record, Violation
 from twins import Mailer, _Ids
 from virtual import OUTSIDE, Stalled, VirtualLoop, current
 from worlds import drive, normal, picture
