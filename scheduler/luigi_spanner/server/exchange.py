@@ -140,11 +140,11 @@ class Exchange(HTTPMessageDelegate):
                 await self._send_long(reply)
         except StreamClosedError:
             self._leave()
-        except BaseException as error:  # whatever fails or is cancelled, the caller must not wait for ever, nor the door
+        except (Exception, asyncio.CancelledError) as error:  # the caller must not wait for ever, nor the door
             logger.exception("Call %s has no reply", self._request_id)
             self._connection.close()
             self._leave()
-            if not isinstance(error, Exception):
+            if isinstance(error, asyncio.CancelledError):
                 raise
 
     async def _reply(self) -> Reply:
