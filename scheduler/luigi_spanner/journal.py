@@ -63,7 +63,8 @@ class Entry:
     `seq` is contiguous within a namespace. `commit_id` is random and tells the replica its own entry from
     another's (I3). `clock` is the replica's clock in seconds since the epoch. Tables are complete up to the seq
     `watermark`. `digest` is the digest of the whole state after this entry, 32 hexadecimal digits (I2).
-    `turn` marks a request for the next turn by a replica that lost too often (I14).
+    `turn`: its replica asks for the next turn (I14). An entry that does nothing else has neither digest nor watermark: whoever
+    sends it does not know the state before it.
     """
 
     seq: int
@@ -76,6 +77,11 @@ class Entry:
     version: int = ENCODING_VERSION
     calls: bytes
     changes: bytes
+
+    @property
+    def only_asks(self) -> bool:
+        """Whether it changes nothing and says nothing about the tables."""
+        return not self.digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

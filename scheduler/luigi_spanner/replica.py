@@ -9,10 +9,8 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import TypeVar
 
 from luigi_spanner import batch as batches
 from luigi_spanner import collector
@@ -22,27 +20,12 @@ from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.graph.tracker import Effect
 from luigi_spanner.journal import Entry
+from luigi_spanner.journal_client import EntryRefused, JournalClient, LostTrack
 from luigi_spanner.offset import Offset
-from luigi_spanner.stores import (
-    READ_BYTES,
-    READ_LIMIT,
-    Closed,
-    Committed,
-    Refused,
-    Store,
-    StoreError,
-    Truncated,
-    Unavailable,
-    Unknown,
-)
-from luigi_spanner.turns import Turns
-
-T = TypeVar("T")
+from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Committed, Store, StoreError, Truncated
+from luigi_spanner.turns import MOST_NUMBERS, SEPARATOR, Turns
 
 logger = logging.getLogger(__name__)
-
-RETRY_SECONDS = (0.02, 1.0)
-"""First and longest pause between attempts to reach a store that does not answer; each pause doubles."""
 
 QUIET_SECONDS = 2.0
 """After how long without another replica's entry the rows that it left are written by whoever notices."""
@@ -51,27 +34,18 @@ CALM_SECONDS = 0.05
 """How long nobody must have called for the rows that the tables owe to be written: several times what a worker takes between
 two calls."""
 
+REST_TIMES = 3
+"""For how many times its duration a replica rests after a commit of rows alone: others' commits then find the journal free."""
+
+PRESSED_SECONDS = 0.01
+"""A batch that follows the last one so soon, or within a commit's time, is part of a stream of calls: a worker takes as long
+between two."""
+
+KNOWN_TRIPS = 2
+"""For how many commits' time a look at the journal tells where it ends, while others commit too."""
+
 TRUNCATE_EVERY = 1000
 """Entries between two truncations of the journal."""
-
-
-class _RefusedEntry(Exception):
-    """The store can never hold the entry."""
-
-
-class _LostTrack(Exception):
-    """The entry may have landed, and the journal no longer tells."""
-
-
-class Fate(Enum):
-    """What became of an entry whose commit did not end well."""
-
-    OURS = auto()
-    """It is in the journal."""
-    ANOTHER = auto()
-    """Another entry has its number, or it is too old to tell: it can never land."""
-    ABSENT = auto()
-    """It is not there, and may still land."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +81,6 @@ class Replica:
         self.graph = graph
         self.limits = limits or Limits()
         self._fault: Exception | None = None
-        self.contact = clock()
         self._store = store
         self._ids = ids
         self._clock = clock
@@ -117,12 +90,15 @@ class Replica:
         self._wake = asyncio.Event()
         self.failed = asyncio.Event()
         self._stopping = False
-        self._turns = Turns(name, clock)
         self.offset = Offset(clock, self.limits.offset_bound)
+        self._journal = JournalClient(store, clock=clock, sleep=sleep, offset=self.offset)
+        self._turns = Turns(name, clock)
         self._truncated = 0
-        self._foreign = -math.inf
-        self._defers = False
+        self._live = False
         self._used = -math.inf
+        self._began = -math.inf
+        self._flushed = -math.inf
+        self._rest = CALM_SECONDS
         self._calm: asyncio.TimerHandle | None = None
 
     @property
@@ -130,15 +106,18 @@ class Replica:
         """Why the replica serves no more, None while it does."""
         return None if self._fault is None else str(self._fault) or type(self._fault).__name__
 
+    @property
+    def contact(self) -> float:
+        """When the last question was sent that the store has answered."""
+        return self._journal.contact
+
     # The commit loop
 
     async def load(self) -> None:
         """Take the state from the tables and the journal after the watermark. Raises StoreError, Divergence."""
-        asked = self._clock()
         with collector.paused():
-            self.graph.ledger.load(await self._store.load())
+            self.graph.ledger.load(await self._journal.load())
         self.graph.refill()
-        self.contact = asked
 
     def submit(self, waiting: Waiting) -> None:
         """Let a call wait for the next batch."""
@@ -152,17 +131,17 @@ class Replica:
 
     async def run(self) -> None:
         """Answer what is submitted, a batch at a time, until stopped."""
-        self._defers = True
+        self._live = True
         while self._queue or not self._stopping:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
-                await self.settle([self._queue.popleft() for _ in range(min(len(self._queue), batches.BATCH_CALLS))])
+                await self.settle(self._gather([]))
                 await self._truncate()
-            if not self._in_use():
-                await self._flush()
-            elif self.graph.ledger.pending and self._calm is None:
-                self._calm = asyncio.get_running_loop().call_later(CALM_SECONDS, self._look_again)
+            if self._owes() and not self._until_calm():
+                await self._flush_some()
+            if self._owes() and self._calm is None:
+                self._calm = asyncio.get_running_loop().call_later(self._until_calm(), self._look_again)
         if self._calm is not None:
             self._calm.cancel()
         await self._flush()
@@ -171,16 +150,16 @@ class Replica:
         self._calm = None
         self._wake.set()
 
-    def _in_use(self) -> bool:
-        """Whether somebody called a moment ago and will probably call again in a moment: rows then wait for the end of it, when
-        whatever changed several times is written once."""
-        return bool(self._queue) or (self._defers and 0 <= self._clock() - self._used < CALM_SECONDS)
+    def _gather(self, batch: list[Waiting]) -> list[Waiting]:
+        """The batch with those who have come meanwhile."""
+        batch.extend(self._queue.popleft() for _ in range(min(len(self._queue), batches.BATCH_CALLS - len(batch))))
+        return batch
 
-    async def settle(self, batch: list[Waiting]) -> None:
-        """Answer every call of `batch`, each once; StoreDown for all if the replica fails."""
+    async def settle(self, batch: list[Waiting], *, alone: bool = False) -> None:
+        """Answer every call of `batch`, each once; StoreDown for all if the replica fails. `alone`: nobody may join them."""
         try:
             while batch and self._fault is None:
-                batch = await self._settle(batch)
+                batch = await self._settle(batch, alone)
         except Exception as error:  # Whatever it is, nobody may be told that all is well: this replica has come to its end.
             self.fail(error)
         except BaseException:
@@ -193,12 +172,13 @@ class Replica:
                 waiting.error = waiting.error or (self._fault if self._fault is not None and not waiting.encoded else down)
                 waiting.answer()
 
-    async def _settle(self, batch: list[Waiting]) -> list[Waiting]:
+    async def _settle(self, batch: list[Waiting], alone: bool) -> list[Waiting]:
         """Make `batch` durable and answer it, in as many tries as it takes; returns the calls that did not fit."""
-        losses = 0
-        fresh = False
+        losses = missed = 0
+        self._began = self._clock()
+        fresh = await self._take_turn(batch, alone)
         while True:
-            await self._turns.await_ours(self._sleep, self._catch_up)
+            began = self._clock()
             ran = self._run(batch)
             if not ran.changed:
                 if fresh or not await self._catch_up():
@@ -206,132 +186,99 @@ class Replica:
                 fresh = True
                 continue
             try:
-                if await self._commit_batch(ran, Load.LEAN if losses else self._load()):
-                    break
-            except _RefusedEntry as refused:
+                found = await self._commit_batch(ran, losses, missed)
+            except EntryRefused as refused:
                 return await self._refuse(ran, str(refused))
-            except _LostTrack:
+            except LostTrack:
                 return await self._give_up(ran)
-            self._undo()
-            await self._catch_up()
+            if found is None:
+                self._turns.took(self._clock() - began)
+                break
             losses += 1
-            fresh = True
-            if self._turns.asks_after(losses):
-                await self._ask_for_turn()
+            missed = await self._catch_up(found)
+            if not self._live and self._turns.asks_after(losses - 1):
+                await self._ask_for_turn(self._ids(), self.graph.ledger.applied + 1, 1)
+                await self._catch_up()
+            fresh = await self._take_turn(batch, alone)
         self._used = self._clock()
         self._release(self.graph.tracker.settle())
         for waiting in ran.calls:
             waiting.answer()
         return ran.left
 
-    async def _commit_batch(self, ran: Ran, load: Load) -> bool:
-        """Whether the batch is durable. A refusal may be a row's that an older entry owes, so it is tried without rows too."""
-        draft = self._draft(ran, load)
+    async def _take_turn(self, batch: list[Waiting], alone: bool) -> bool:
+        """Give way to those who asked before, and let calls join that came meanwhile. Whether memory stood at the journal's head
+        after all of them had come."""
+        await self._turns.await_ours(self._sleep, self._catch_up)
+        if self._live and not alone:
+            self._gather(batch)
+        if self._turns.contended and self._clock() - self.contact > KNOWN_TRIPS * self._journal.round_trip:
+            # Somebody has probably committed since: a look costs less than a commit that is lost.
+            await self._catch_up()
+            return True
+        return False
+
+    async def _commit_batch(self, ran: Ran, losses: int, missed: int) -> list[Entry] | None:
+        """As `JournalClient.commit`. A batch that was lost goes out together with requests for a turn, in case that it is lost
+        again. A refusal may be a row's that an older entry owes, so it is tried without rows too."""
+        draft = self._draft(ran, Load.LEAN if losses else self._load())
+        asks = self._live and self._turns.asks_after(losses)
+        asking = (
+            asyncio.ensure_future(self._ask_for_turn(draft.entry.commit_id, draft.entry.seq + 1, missed + 1)) if asks else None
+        )
         try:
-            committed = await self._commit(draft)
-        except _RefusedEntry:
+            found = await self._journal.commit(draft.entry, draft.rows)
+        except EntryRefused:
             if not draft.rows:
                 raise
             draft = self._draft(ran, Load.LEAN)
-            committed = await self._commit(draft)
-        if committed:
+            found = await self._journal.commit(draft.entry, draft.rows)
+        finally:
+            landed = await asking if asking is not None else []
+        if found is None:
             self._adopt(draft)
-        return committed
+            for entry in landed:
+                if entry.seq == self.graph.ledger.applied + 1:
+                    self._apply(entry)
+        return found
 
-    async def _commit(self, draft: Draft) -> bool:
-        """Whether the entry is durable; if not, it never will be. While that is unknown, nothing else happens (I3)."""
-        pause = RETRY_SECONDS[0]
-        doubt = False
-        while True:
-            sent = self._clock()
-            outcome = await self._store.commit(draft.entry.seq, draft.entry, draft.rows)
-            match outcome:
-                case Committed(at=at):
-                    self.contact = sent
-                    self.offset.measure(at, sent, self._clock())
-                    return True
-                case Refused(reason=reason) if not doubt:
-                    raise _RefusedEntry(reason)
-                case Unknown():
-                    doubt = True
-            fate = await self._fate(draft.entry, doubt)
-            if fate is not Fate.ABSENT:
-                return fate is Fate.OURS
-            if isinstance(outcome, Refused):
-                raise _RefusedEntry(outcome.reason)
-            await self._sleep(pause)
-            pause = min(2 * pause, RETRY_SECONDS[1])
+    async def _ask_for_turn(self, commit_id: str, first: int, numbers: int) -> list[Entry]:
+        """Ask the others to give way to the batch with that commit id (I14); the requests that have landed for sure.
 
-    async def _fate(self, entry: Entry, doubt: bool) -> Fate:
-        """What became of the entry. `doubt`: an attempt may have landed."""
-        try:
-            found = await self._read_after(entry.seq - 1)
-        except Truncated:
-            if doubt:
-                raise _LostTrack from None
-            return Fate.ANOTHER
-        if not found:
-            return Fate.ABSENT
-        return Fate.OURS if found[0].commit_id == entry.commit_id else Fate.ANOTHER
+        A busy rival takes a number in the time from our read of the journal to our commit, and would do so again and again. So
+        the request, which depends on nothing, is sent for several numbers at once, from `first` on: as many as were taken in the
+        time of our last try. One of them finds itself free and its predecessor taken. However many land, now or later,
+        they say no more than one.
+        """
+        seqs = range(first, first + min(numbers, MOST_NUMBERS))
+        ids = {seq: f"{commit_id}{SEPARATOR}{seq - first}" for seq in seqs}
+        requests = [batches.request(seq, replica=self.name, commit_id=ids[seq], clock=self.offset.now()) for seq in seqs]
+        commits = [self._store.commit(entry.seq, entry, ()) for entry in requests]
+        # By hand there is no loop, and one commit after the other.
+        outcomes = await asyncio.gather(*commits) if self._live else [await commit for commit in commits]
+        return [entry for entry, outcome in zip(requests, outcomes, strict=True) if isinstance(outcome, Committed)]
 
-    async def _catch_up(self) -> bool:
-        """Undo what is not committed and apply what others have; whether there was anything. One strong read tells (I1)."""
-        caught_up = False
+    async def _catch_up(self, found: Sequence[Entry] = ()) -> int:
+        """Undo what is not committed and apply what others have; how many entries. One strong read tells (I1), unless `found` has
+        come after the last entry applied."""
+        count = 0
         while True:
             try:
-                entries = await self._read_after(self.graph.ledger.applied)
+                entries = found or await self._journal.read_after(self.graph.ledger.applied)
             except Truncated:
                 logger.warning("This replica is behind the journal's oldest entry; loading the tables again")
                 self._undo()
-                await self._insist(self.load)
-                return True
+                await self._journal.insist(self.load)
+                return count + 1
             if entries:
-                caught_up = True
-                self._foreign = self._clock()
                 self._undo()
                 for entry in entries:
-                    self.graph.run(self.graph.ledger.apply, {"entry": entry})
-                    self._turns.seen(entry)
+                    self._apply(entry)
                 self.graph.refill()
+            count += len(entries)
+            found = ()
             if len(entries) < READ_LIMIT and sum(len(entry.changes) for entry in entries) < READ_BYTES:
-                return caught_up
-
-    async def _read_after(self, seq: int) -> list[Entry]:
-        """The store's answer, however long it takes. Raises Truncated."""
-
-        async def read() -> list[Entry]:
-            # What the answer says was so when the question was sent: a process may have stood still since.
-            asked = self._clock()
-            entries = await self._store.read_after(seq)
-            self.contact = asked
-            return entries
-
-        return await self._insist(read)
-
-    async def _insist(self, read: Callable[[], Awaitable[T]]) -> T:
-        """What `read` gives, tried until the store answers."""
-        pause = RETRY_SECONDS[0]
-        while True:
-            try:
-                return await read()
-            except Unavailable as error:
-                logger.warning("The store does not answer: %s", error)
-                await self._sleep(pause)
-                pause = min(2 * pause, RETRY_SECONDS[1])
-
-    async def _ask_for_turn(self) -> None:
-        """Commit a tiny entry that asks the others to give way (I14); if it loses too, the next try asks again."""
-        draft = self._draft(Ran(), Load.LEAN, turn=True)
-        try:
-            if await self._commit(draft):
-                self._adopt(draft)
-            else:
-                await self._catch_up()
-        except _RefusedEntry as refused:
-            logger.warning("The store refuses a request for a turn: %s", refused)
-        except _LostTrack:
-            # Whether it landed or not, it says nothing that could be doubled.
-            await self._catch_up()
+                return count
 
     async def _refuse(self, ran: Ran, reason: str) -> list[Waiting]:
         """The store can never hold what these calls changed: each is tried alone, and the one at fault is answered so."""
@@ -342,43 +289,70 @@ class Replica:
             waiting.answer()
         else:
             for waiting in ran.calls:
-                await self.settle([waiting])
+                await self.settle([waiting], alone=True)
         return ran.left
 
     async def _give_up(self, ran: Ran) -> list[Waiting]:
         """Nobody can tell any more whether these calls happened, and running them again might double them."""
         self._undo()
-        await self._insist(self.load)
+        await self._journal.insist(self.load)
         for waiting in ran.calls:
             waiting.error = StoreDown("the store was away for so long that the outcome is no longer known")
             waiting.answer()
         return ran.left
 
-    async def _flush(self) -> None:
-        """While nobody waits, write the rows that the tables owe, as entries that change nothing (I8). What another replica left
-        is its own to write, unless it has been quiet."""
-        while self._may_flush():
-            try:
-                await self._turns.await_ours(self._sleep, self._catch_up)
-                draft = self._draft(Ran(), Load.IDLE)
-                if await self._commit(draft):
-                    self._adopt(draft)
-                else:
-                    await self._catch_up()
-            except (_RefusedEntry, _LostTrack) as error:
-                logger.error("Rows that the tables owe cannot be written: %r", error)
-                return
-            except Exception as error:  # As in `settle`.
-                self.fail(error)
-
-    def _may_flush(self) -> bool:
-        quiet = self._clock() - self._foreign >= QUIET_SECONDS
-        return bool(self.graph.ledger.pending) and not self._queue and quiet and self._fault is None
+    # What nobody waits for
 
     async def tidy(self) -> None:
         """What `run` does between batches, for whoever drives `settle` by hand."""
         await self._truncate()
         await self._flush()
+
+    async def _flush(self) -> None:
+        """Write all rows that the tables owe, as long as nobody waits and no other replica commits."""
+        while self._owes() and not self._left(self._turns.foreign, QUIET_SECONDS):
+            if not await self._flush_some():
+                return
+
+    async def _flush_some(self) -> bool:
+        """Write some of the rows that the tables owe, as an entry that changes nothing (I8). Whether that is possible."""
+        began = self._clock()
+        possible = True
+        try:
+            await self._turns.await_ours(self._sleep, self._catch_up)
+            draft = self._draft(Ran(), Load.IDLE)
+            found = await self._journal.commit(draft.entry, draft.rows)
+            if found is None:
+                self._adopt(draft)
+            else:
+                await self._catch_up(found)
+        except (EntryRefused, LostTrack) as error:
+            logger.error("Rows that the tables owe cannot be written: %r", error)
+            possible = False
+        except Exception as error:  # As in `settle`.
+            self.fail(error)
+        self._flushed = self._clock()
+        self._rest = max(CALM_SECONDS, REST_TIMES * (self._flushed - began)) if possible else QUIET_SECONDS
+        return possible
+
+    def _owes(self) -> bool:
+        return bool(self.graph.ledger.pending) and not self._queue and self._fault is None
+
+    def _until_calm(self) -> float:
+        """Seconds until rows may be written for which nobody waits: nobody calls, others' commits find the journal free, and what
+        another replica left is its own to write unless it is quiet."""
+        waits = (self._used, CALM_SECONDS), (self._flushed, self._rest), (self._turns.foreign, QUIET_SECONDS)
+        return max(self._left(since, seconds) for since, seconds in waits)
+
+    def _left(self, since: float, seconds: float) -> float:
+        """What is left of so many seconds since then; 0 also if the clock was set back meanwhile."""
+        left = since + seconds - self._clock()
+        return left if 0 < left <= seconds else 0.0
+
+    def _in_use(self) -> bool:
+        """Whether somebody called a moment ago and will probably call again in a moment: rows then wait for the end of it, when
+        whatever changed several times is written once."""
+        return bool(self._queue) or (self._live and self._left(self._used, CALM_SECONDS) > 0)
 
     async def _truncate(self) -> None:
         """Now and then forget the journal's oldest entries; never beyond the watermark (I9)."""
@@ -399,14 +373,23 @@ class Replica:
     def _load(self) -> Load:
         return Load.BUSY if self._in_use() else Load.IDLE
 
-    def _draft(self, ran: Ran, load: Load, *, turn: bool = False) -> Draft:
+    def _draft(self, ran: Ran, load: Load) -> Draft:
+        turn = ran.changed and self._live and self._turns.contended and self._is_pressed()
         return batches.draft(
             self.graph, ran, replica=self.name, commit_id=self._ids(), clock=self.offset.now(), load=load, turn=turn
         )
 
+    def _is_pressed(self) -> bool:
+        """Whether the next batch will probably follow this one at once: calls wait, or this one followed the last at once."""
+        return bool(self._queue) or self._began - self._used < max(PRESSED_SECONDS, self._journal.round_trip)
+
     def _adopt(self, draft: Draft) -> None:
         self.graph.ledger.committed(draft.entry.seq, draft.entry.watermark, draft.changed, draft.written)
         self._turns.seen(draft.entry)
+
+    def _apply(self, entry: Entry) -> None:
+        self.graph.run(self.graph.ledger.apply, {"entry": entry})
+        self._turns.seen(entry)
 
     def _undo(self) -> None:
         self.graph.tracker.rollback(batches.START)

@@ -1,53 +1,128 @@
-"""Turns: whoever has lost too often asks for one, in the journal, and the others give way (I14).
+"""Turns: busy replicas commit one after the other, in the order in which they asked for it in the journal (I14).
 
-A commit is the same race for everybody, but a loser must first catch up, so a busy winner wins again. A request is an entry
-that says nothing else: it is quick to write, so it wins as easily as any; the others meet it when they next lose or read.
+A commit is the same race for everybody, but a loser must first catch up, so a busy winner wins again. Therefore a replica
+that meets others in the journal asks for its next turn with each entry that it commits, and gives way to those who asked
+before it. One that is not heard, because it never wins, asks with entries that say nothing else (`Replica._ask_for_turn`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from luigi_spanner.journal import Entry
 
-LOSSES = 2
-"""After so many lost commits of one batch a replica asks for its turn."""
-
 GRACE_SECONDS = 1.0
-"""How long others give way to a request: enough for a slow batch, and what a replica that died meanwhile costs once."""
+"""How long others give way to one who has lost: enough for a slow batch, and what a replica that died meanwhile costs once."""
 
-POLL_SECONDS = 0.005
-"""How often one who gives way looks whether the turn was taken."""
+GRACE_TURNS = 4
+"""How many turns' time, as our own take, others give way to one who asked with its last entry: it must see the entry before its
+turn, run its batch and commit it. Whoever has nothing to commit after all costs the others that much, once."""
+
+SHORTEST_GRACE = 0.02
+"""Least of it, in seconds: what a process may have to wait for a processor."""
+
+STALE_SECONDS = 5.0
+"""A request that has stood for so long says nothing about the present."""
+
+CONTENDED_SECONDS = 2.0
+"""How long after another's entry a replica takes the journal for contended."""
+
+SMOOTHING = 0.2
+"""Weight of the last turn in what a turn takes."""
+
+POLL_SECONDS = 0.002
+"""How long one who gives way rests between two looks at the journal; a look itself takes a round trip."""
+
+SEPARATOR = "+"
+"""Between the commit id of a batch and what makes that of a request unique which was sent with it."""
+
+MOST_NUMBERS = 16
+"""Most numbers for which one request is sent; each is a commit of a few hundred bytes."""
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """A turn that somebody asked for: given `grace` seconds once it is due, and seen at `since`. `by_itself`: by an entry that
+    says nothing else."""
+
+    replica: str
+    grace: float
+    since: float
+    by_itself: bool
 
 
 class Turns:
-    """The requests in the journal that have not been taken, oldest first. `name` is our replica, `clock()` gives seconds."""
+    """The requests in the journal that have not been taken, oldest first.
+
+    `name` is our replica, `clock()` gives seconds.
+    """
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
         self._name = name
         self._clock = clock
-        self._requests: dict[str, float] = {}
+        self._turn_seconds = 0.0
+        self._requests: dict[str, _Request] = {}
+        self._taken: dict[str, str] = {}
+        self.foreign = float("-inf")
 
     def seen(self, entry: Entry) -> None:
         """Take note of an entry in journal order, our own too."""
+        now = self._clock()
+        if entry.replica != self._name:
+            self.foreign = now
+        if entry.only_asks:
+            if entry.commit_id.partition(SEPARATOR)[0] == self._taken.get(entry.replica):
+                return  # the batch that it was sent with has won after all
+            # Whoever has a place keeps it, and gets the time of one who has lost.
+            request = self._requests.setdefault(entry.replica, _Request(entry.replica, 0.0, now, True))
+            request.grace, request.since, request.by_itself = GRACE_SECONDS, now, True
+            return
+        self._requests.pop(entry.replica, None)
+        self._taken[entry.replica] = entry.commit_id
         if entry.turn:
-            self._requests.setdefault(entry.replica, self._clock() + GRACE_SECONDS)
-        else:
-            self._requests.pop(entry.replica, None)
+            grace = min(max(SHORTEST_GRACE, GRACE_TURNS * self._turn_seconds), GRACE_SECONDS)
+            self._requests[entry.replica] = _Request(entry.replica, grace, now, False)
+
+    def took(self, seconds: float) -> None:
+        """A turn of ours, from the first run of its batch until the commit."""
+        if seconds >= 0:
+            self._turn_seconds += SMOOTHING * (seconds - self._turn_seconds) if self._turn_seconds else seconds
+
+    @property
+    def contended(self) -> bool:
+        """Whether others commit too."""
+        return 0 <= self._clock() - self.foreign < CONTENDED_SECONDS
 
     def asks_after(self, losses: int) -> bool:
-        """Whether it is time to ask: lost often enough, and no request of ours stands."""
-        return losses >= LOSSES and self._name not in self._requests
+        """Whether it is time to ask with an entry of its own, once a batch was lost so often."""
+        ours = self._requests.get(self._name)
+        if ours is None or not ours.by_itself:
+            # A place among those who take turns protects the second try.
+            return losses >= (1 if ours is None else 2)
+        return not 0 <= self._clock() - ours.since < GRACE_SECONDS
 
-    def _others_turn(self) -> bool:
+    def before_ours(self) -> list[_Request]:
+        """The requests to give way to, first the one whose turn it is. A later one need not be waited for, and who has no place
+        among those who take turns gives way to losers only: the others do not know that it waits."""
         now = self._clock()
-        for replica, until in list(self._requests.items()):
-            if until < now:
-                del self._requests[replica]
-        return next(iter(self._requests), self._name) != self._name
+        found = []
+        for request in list(self._requests.values()):
+            if request.replica == self._name:
+                break
+            if not 0 <= now - request.since < STALE_SECONDS:
+                del self._requests[request.replica]
+            elif request.by_itself or self._name in self._requests:
+                found.append(request)
+        return found
 
     async def await_ours(self, sleep: Callable[[float], Awaitable[None]], look: Callable[[], Awaitable[object]]) -> None:
         """Give way until the requests before ours are taken or have run out; `look()` reads the journal."""
-        while self._others_turn():
-            await sleep(POLL_SECONDS)
-            await look()
+        for request in self.before_ours():
+            until = self._clock() + request.grace
+            while self._requests.get(request.replica) is request:
+                if not until - request.grace <= self._clock() < until:
+                    del self._requests[request.replica]
+                    break
+                await sleep(POLL_SECONDS)
+                await look()

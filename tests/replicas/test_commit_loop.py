@@ -240,34 +240,6 @@ def test_loading_again_outlasts_an_outage(world: World, store: FaultyStore, data
     assert len(world.naps.taken) == 3
 
 
-def test_a_request_for_a_turn_that_is_refused_harms_nobody(world: World, store: FaultyStore) -> None:
-    async def refuses(_: Any) -> Any:
-        return Refused(reason="no turns")
-
-    store.faults = [refuses]
-    drive(world.replica._ask_for_turn())
-    assert world.call("add_task", worker="w", task_id="t") == b"null"
-
-
-def test_a_request_for_a_turn_that_the_journal_no_longer_tells_of_harms_nobody(
-    world: World, store: FaultyStore, database: Database
-) -> None:
-    async def landed_and_truncated(attempt: Any) -> Any:
-        outcome = await lost_reply(attempt)
-        rival = other(database)
-        rival.replica._turns = world.replica._turns
-        for number in range(5):
-            rival.call("add_task", worker="v", task_id=f"t{number}")
-        await store.truncate(5)
-        return outcome
-
-    store.faults = [landed_and_truncated]
-    drive(world.replica._ask_for_turn())
-    assert world.replica.failure is None
-    world.call("add_task", worker="w", task_id="after")
-    assert len(world.graph._state._tasks) == 6
-
-
 def test_a_commit_whose_predecessor_is_truncated_is_no_commit(world: World, store: FaultyStore, database: Database) -> None:
     rival = other(database)
 
@@ -353,15 +325,13 @@ def test_a_loser_gets_its_turn(world: World, store: FaultyStore, database: Datab
     lost: list[int] = []
 
     def rival_wins() -> None:
+        store.before_commit = rival_wins
         if len(store.commits) == 2:
-            # The request itself: it is tiny, so it wins as easily as any.
-            store.before_commit = rival_wins
-            return
+            return  # the request itself
         drive(rival.replica._catch_up())
-        if not rival.replica._turns._others_turn():
+        if not rival.replica._turns.before_ours():
             lost.append(1)
             rival.call("add_task", worker="v", task_id=f"r{len(lost)}")
-            store.before_commit = rival_wins
 
     store.before_commit = rival_wins
     world.call("add_task", worker="w", task_id="t")
@@ -369,9 +339,20 @@ def test_a_loser_gets_its_turn(world: World, store: FaultyStore, database: Datab
     assert len(lost) == 2
 
 
+def test_requests_at_the_journals_end_do_not_hinder_a_start(world: World, store: FaultyStore, database: Database) -> None:
+    """A request does not know where the tables stand, and what it does know may be truncated."""
+    world.call("add_task", worker="w", task_id="t")
+    drive(other(database).replica._ask_for_turn("id", world.graph.ledger.applied + 1, 1))
+    drive(world.replica._flush())
+    drive(world.replica._catch_up())
+    drive(store.truncate(world.graph.ledger.watermark))
+    assert normal(picture(other(database).graph)) == normal(picture(world.graph))
+    assert drive(verify.check(store, "default")).clean
+
+
 def test_who_gives_way_waits_for_the_turn_to_be_taken(world: World, database: Database) -> None:
     rival = other(database)
-    drive(rival.replica._ask_for_turn())
+    assert drive(rival.replica._ask_for_turn("id", 1, 1))
     drive(world.replica._catch_up())
     assert not world.naps.taken
     world.call("add_task", worker="w", task_id="t")
@@ -507,7 +488,7 @@ def test_an_interrupted_call_leaves_the_store_sound(world: World, store: FaultyS
 def test_a_turn_request_is_tiny_whatever_the_tables_owe(world: World, store: FaultyStore) -> None:
     world.call("add_task", worker="w", task_id="hub", deps=[f"d{number}" for number in range(COMMIT_ROWS + 900)])
     assert world.graph.ledger.pending
-    drive(world.replica._ask_for_turn())
+    drive(world.replica._ask_for_turn("id", world.graph.ledger.applied + 1, 1))
     assert store.rows[-1] == []
 
 

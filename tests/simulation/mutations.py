@@ -14,44 +14,46 @@ from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.pending import Pending
 from luigi_spanner.graph.rows import Resources
 from luigi_spanner.graph.state import StatusTasks
-from luigi_spanner.replica import Fate, Replica, _LostTrack
+from luigi_spanner.journal_client import Fate, JournalClient, LostTrack
+from luigi_spanner.replica import Replica
 from luigi_spanner.service import Service
-from luigi_spanner.stores import Committed, Conflict, StoreError, Truncated
+from luigi_spanner.stores import Committed, Conflict, StoreError
 from luigi_spanner.stores.memory import MemoryStore
 
 _commit_batch = Replica._commit_batch
-_fate = Replica._fate
+_fate = JournalClient._fate
 _catch_up = Replica._catch_up
+_take_turn = Replica._take_turn
 _undo = Replica._undo
 _run_one = batch._run_one
 
 
-async def reply_before_commit(self: Replica, ran: Any, load: Any) -> bool:
+async def reply_before_commit(self: Replica, ran: Any, losses: int, missed: int) -> Any:
     for waiting in ran.calls:
         waiting.answer()
-    return await _commit_batch(self, ran, load)
+    return await _commit_batch(self, ran, losses, missed)
 
 
-async def effects_before_commit(self: Replica, ran: Any, load: Any) -> bool:
+async def effects_before_commit(self: Replica, ran: Any, losses: int, missed: int) -> Any:
     effects, self.graph.tracker.effects = self.graph.tracker.effects, []
     self._release(effects)
-    return await _commit_batch(self, ran, load)
+    return await _commit_batch(self, ran, losses, missed)
 
 
-async def unknown_is_conflict(self: Replica, entry: Any, doubt: bool) -> Fate:
-    return Fate.ANOTHER if doubt else await _fate(self, entry, doubt)
+async def unknown_is_conflict(self: JournalClient, entry: Any, doubt: bool) -> tuple[Fate, list[Any]]:
+    return (Fate.ANOTHER, []) if doubt else await _fate(self, entry, doubt)
 
 
-async def own_entry_taken_for_anothers(self: Replica, entry: Any, doubt: bool) -> Fate:
+async def own_entry_taken_for_anothers(self: JournalClient, entry: Any, doubt: bool) -> tuple[Fate, list[Any]]:
     """The commit id is forgotten."""
-    fate = await _fate(self, entry, doubt)
-    return Fate.ANOTHER if fate is Fate.OURS else fate
+    fate, found = await _fate(self, entry, doubt)
+    return Fate.ANOTHER if fate is Fate.OURS else fate, found
 
 
-async def anothers_entry_taken_for_own(self: Replica, entry: Any, doubt: bool) -> Fate:
+async def anothers_entry_taken_for_own(self: JournalClient, entry: Any, doubt: bool) -> tuple[Fate, list[Any]]:
     """The commit id is forgotten, the other way round."""
-    fate = await _fate(self, entry, doubt)
-    return Fate.OURS if fate is Fate.ANOTHER and doubt else fate
+    fate, found = await _fate(self, entry, doubt)
+    return Fate.OURS if fate is Fate.ANOTHER and doubt else fate, found
 
 
 async def commit_without_link(self: MemoryStore, seq: int, entry: Any, rows: Any) -> Any:
@@ -81,26 +83,32 @@ def undo_and_tell(self: Replica) -> None:
     _undo(self)
 
 
-async def stale_read(self: Replica) -> bool:
+async def stale_read(self: Replica, found: Any = ()) -> int:
     """A look at the journal's head is believed for a while: it may have begun before the call arrived."""
-    if self._clock() - self.contact < 0.5 and not vars(self).get("is_behind"):
-        return False
-    caught_up = await _catch_up(self)
+    if self._clock() - self.contact < 0.5 and not found and not vars(self).get("is_behind"):
+        return 0
+    count = await _catch_up(self, found)
     vars(self)["is_behind"] = False
-    return caught_up
+    return count
+
+
+async def joining_calls_believe_the_last_look(self: Replica, batch: Any, alone: bool) -> bool:
+    """A look at the journal that began before a call arrived is believed for it too."""
+    await _take_turn(self, batch, alone)
+    return True
 
 
 async def double_run_after_giving_up(self: Replica, ran: Any) -> Any:
     self._undo()
-    await self._insist(self.load)
+    await self._journal.insist(self.load)
     return [*ran.calls, *ran.left]
 
 
-async def lost_track_is_a_conflict(self: Replica, entry: Any, doubt: bool) -> Fate:
+async def lost_track_is_a_conflict(self: JournalClient, entry: Any, doubt: bool) -> tuple[Fate, list[Any]]:
     try:
         return await _fate(self, entry, doubt)
-    except (_LostTrack, Truncated):
-        return Fate.ANOTHER
+    except LostTrack:
+        return Fate.ANOTHER, []
 
 
 def undo_forgets_tables(self: Table, key: Any, row: Any) -> None:
@@ -175,9 +183,9 @@ def _of(owner: Any, name: str, value: Any, *kinds: str, **fixed: Any) -> Mutatio
 MUTATIONS: dict[str, Mutation] = {
     "reply before commit": _of(Replica, "_commit_batch", reply_before_commit, replicas=2),
     "effects before commit": _of(Replica, "_commit_batch", effects_before_commit),
-    "unknown is conflict": _of(Replica, "_fate", unknown_is_conflict, "lost reply", "late commit"),
-    "own entry taken for another's": _of(Replica, "_fate", own_entry_taken_for_anothers, "lost reply", "own conflict"),
-    "another's entry taken for our own": _of(Replica, "_fate", anothers_entry_taken_for_own, "lost request", replicas=3),
+    "unknown is conflict": _of(JournalClient, "_fate", unknown_is_conflict, "lost reply", "late commit"),
+    "own entry taken for another's": _of(JournalClient, "_fate", own_entry_taken_for_anothers, "lost reply", "own conflict"),
+    "another's entry taken for our own": _of(JournalClient, "_fate", anothers_entry_taken_for_own, "lost request", replicas=3),
     "no link to the predecessor": _of(
         MemoryStore, "commit", commit_without_link, "frozen before commit", "late commit", replicas=3, keep=2, constants=_EAGER
     ),
@@ -185,8 +193,11 @@ MUTATIONS: dict[str, Mutation] = {
     "stale read": Mutation(
         ((Replica, "_undo", undo_and_tell), (Replica, "_catch_up", stale_read)), ("slow store",), {"replicas": 3}
     ),
+    "calls that join believe the last look": _of(
+        Replica, "_take_turn", joining_calls_believe_the_last_look, "slow store", replicas=3
+    ),
     "double run after giving up": _of(Replica, "_give_up", double_run_after_giving_up, "lost reply", **_FORGETFUL),
-    "lost track is a conflict": _of(Replica, "_fate", lost_track_is_a_conflict, "lost reply", **_FORGETFUL),
+    "lost track is a conflict": _of(JournalClient, "_fate", lost_track_is_a_conflict, "lost reply", **_FORGETFUL),
     "undo forgets tables": _of(Table, "put", undo_forgets_tables, replicas=3),
     "undo forgets the order of a status": _of(StatusTasks, "__setitem__", undo_forgets_status_order, replicas=3),
     "undo forgets dicts": _of(OwnedDict, "update", undo_forgets_dicts, replicas=3),

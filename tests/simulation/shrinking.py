@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from plans import Plan
 from running import Run, run
 
-T = TypeVar("T")
 
-
-def shrunk(plan: Plan, seconds: float = 60.0, play: Callable[[Plan], Run] = run) -> Run:
-    """The run of a smaller plan that breaks the same promise, found within about that time. ValueError if this breaks none."""
-    end = time.monotonic() + seconds
+def shrunk(plan: Plan, runs: int = 600, play: Callable[[Plan], Run] = run) -> Run:
+    """The run of a smaller plan that breaks the same promise, found within so many. ValueError if this breaks none."""
     best = play(plan)
     if best.violation is None:
         raise ValueError("this plan breaks no promise")
+    search = _Search(best, runs, play)
     size = -1
-    while size != (size := _size(best.plan)) and time.monotonic() < end:
-        for part in ("faults", "actions"):
-            best = _fewer(best, part, end, play)
-        for candidate in _simpler(best.plan):
-            best = _better(best, candidate, end, play)
-    return best
+    while size != (size := len(repr(search.best.plan))) and search.left > 0:
+        search.leave_out("faults")
+        search.leave_out("actions")
+        for candidate in _simpler(search.best.plan):
+            search.consider(candidate)
+    return search.best
 
 
-def _size(plan: Plan) -> int:
-    return len(repr(plan))
+class _Search:
+    """The smallest run so far, and how many more may be played."""
 
+    def __init__(self, best: Run, runs: int, play: Callable[[Plan], Run]) -> None:
+        assert best.violation is not None
+        self.best = best
+        self.left = runs
+        self._oracle = best.violation.oracle
+        self._play = play
 
-def _better(best: Run, candidate: Plan, end: float, play: Callable[[Plan], Run]) -> Run:
-    """The candidate's run if it breaks the same promise, else the best so far."""
-    assert best.violation is not None
-    if time.monotonic() > end:
-        return best
-    found = play(candidate)
-    same = found.violation is not None and found.violation.oracle == best.violation.oracle
-    return found if same else best
+    def consider(self, candidate: Plan) -> None:
+        """Take the candidate if it breaks the same promise."""
+        if self.left > 0:
+            self.left -= 1
+            found = self._play(candidate)
+            if found.violation is not None and found.violation.oracle == self._oracle:
+                self.best = found
 
-
-def _fewer(best: Run, part: str, end: float, play: Callable[[Plan], Run]) -> Run:
-    """Leave out runs of items, long ones first."""
-    length = max(1, len(getattr(best.plan, part)) // 2)
-    while length:
-        start = len(getattr(best.plan, part)) - length
-        while start >= 0 and time.monotonic() < end:
-            items: Sequence[object] = getattr(best.plan, part)
-            best = _better(best, replace(best.plan, **{part: (*items[:start], *items[start + length :])}), end, play)
-            start = min(start, len(getattr(best.plan, part))) - length
-        length //= 2
-    return best
+    def leave_out(self, part: str) -> None:
+        """Leave out runs of items, long ones first."""
+        length = max(1, len(getattr(self.best.plan, part)) // 2)
+        while length:
+            start = len(getattr(self.best.plan, part)) - length
+            while start >= 0 and self.left > 0:
+                items: Sequence[object] = getattr(self.best.plan, part)
+                self.consider(replace(self.best.plan, **{part: (*items[:start], *items[start + length :])}))
+                start = min(start, len(getattr(self.best.plan, part))) - length
+            length //= 2
 
 
 def _simpler(plan: Plan) -> Iterator[Plan]:

@@ -51,9 +51,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds to play (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="the first of them (default: random)")
-    parser.add_argument(
-        "--shrink", type=float, default=60.0, help="seconds to spend on cutting a run down (default: %(default)s)"
-    )
+    parser.add_argument("--shrink", type=int, default=600, help="runs to spend on cutting one down (default: %(default)s)")
     options = parser.parse_args()
     first = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     print(f"first seed {first}", flush=True)

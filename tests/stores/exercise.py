@@ -306,6 +306,20 @@ class Exercise:
             assert (complete.head.seq, complete.entries, complete.tables["tasks"]) == (4, [], [(("t",), b"4")])
 
     @on_loop
+    async def test_a_request_for_a_turn_says_nothing_about_the_tables(self, place: Place) -> None:
+        """It carries the watermark of nobody knows when; entries from there on may be truncated."""
+        async with opened(place) as (store,):
+            await append(store, 1, task("t", b"1"))
+            request = {"turn": True, "digest": "", "watermark": 0}
+            await append(store, 2, **request)
+            found = await store.load()
+            assert (found.head.seq, found.seq, [entry.seq for entry in found.entries]) == (1, 2, [2])
+            await append(store, 3, watermark=1)
+            await append(store, 4, **request)
+            found = await store.load()
+            assert (found.head.seq, found.seq, [entry.seq for entry in found.entries]) == (3, 4, [2, 3, 4])
+
+    @on_loop
     async def test_rows_of_one_commit_apply_in_order(self, place: Place) -> None:
         async with opened(place) as (store,):
             before = [stakeholder("w1", "a"), stakeholder("w1", "b"), stakeholder("w10", "a"), stakeholder("w", "a")]

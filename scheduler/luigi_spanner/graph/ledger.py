@@ -205,12 +205,15 @@ class Ledger:
         row_ids: list[RowId] = []
         for _ in self._follow(row_ids, bounded=False):
             pass
-        if check and self.digest != entry.digest:
-            raise Divergence(f"after entry {entry.seq} the digest is {self.digest}, the journal says {entry.digest}")
-        self.pending.add(row_ids, entry.seq)
-        self.pending.complete_to(entry.watermark, entry.seq)
         self.applied = entry.seq
-        self.watermark = entry.watermark
+        if not entry.only_asks:
+            if check and self.digest != entry.digest:
+                raise Divergence(f"after entry {entry.seq} the digest is {self.digest}, the journal says {entry.digest}")
+            self.pending.add(row_ids, entry.seq)
+            self.pending.complete_to(entry.watermark, entry.seq)
+            self.watermark = entry.watermark
+        elif row_ids:
+            raise Divergence(f"entry {entry.seq} changes rows and has no digest")
         self._state.tracker.settle()
 
     def load(self, snapshot: Snapshot) -> None:
@@ -239,7 +242,7 @@ class Ledger:
             self.apply(entry, check=False)
         self._state.settle()
         if self.digest != snapshot.head.digest or any(self._orphans.values()):
-            raise Divergence(f"the tables and the entries up to {snapshot.head.seq} do not have the digest that the journal says")
+            raise Divergence(f"the tables and the entries up to {self.applied} do not have the digest that the journal says")
 
     def _load_rows(self, table: str, rows: Sequence[tuple[Key, bytes]]) -> None:
         texts = [unpack(body).decode("ascii").split("\n") for _, body in rows]

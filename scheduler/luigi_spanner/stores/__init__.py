@@ -85,13 +85,18 @@ Outcome = Committed | Conflict | Unknown | Refused
 class Snapshot:
     """The state at one point in time.
 
-    `tables` maps a table's name to its rows as (key, body). `entries` are those after the watermark of the last entry up
-    to and with the head, contiguous; empty when the tables are complete, and then `head` alone tells where they stand.
+    `tables` maps a table's name to its rows as (key, body). `head` is the newest entry that says where the tables stand (see
+    `Entry.only_asks`). `entries` are all after its watermark, contiguous, those that follow it included.
     """
 
     head: Entry
     tables: dict[str, list[tuple[Key, bytes]]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def seq(self) -> int:
+        """Number of the journal's last entry."""
+        return self.entries[-1].seq if self.entries else self.head.seq
 
 
 class Store(Protocol):

@@ -66,9 +66,10 @@ class MemoryStore:
         self._check_open()
         self.database.create(self._namespace)
         journal = self.database.journals[self._namespace]
-        head = journal[max(journal)]
+        last = max(journal)
+        head = next(journal[seq] for seq in range(last, -1, -1) if not journal[seq].only_asks)
         tables = {name: list(rows.items()) for name, rows in self.database.tables[self._namespace].items()}
-        after = [journal[seq] for seq in range(head.watermark + 1, head.seq + 1)]
+        after = [journal[seq] for seq in range(head.watermark + 1, last + 1)]
         return Snapshot(head=head, tables=tables, entries=after)
 
     async def read_after(self, seq: int) -> list[Entry]:

@@ -240,10 +240,10 @@ class SpannerStore:
         tables = {name: await view.table(table) for name, table in schema.STATE_TABLES.items()}
         first = min(watermark + 1, head)
         entries = await view.entries(first)
-        if [entry.seq for entry in entries] != list(range(first, head + 1)):
+        if [entry.seq for entry in entries] != list(range(first, max(head + 1, first + len(entries)))):
             raise InvalidStore(f"The journal of namespace {self.namespace} lacks entries between {first} and {head}.")
         self._note_weight(entries[-1])
-        return Snapshot(head=entries[-1], tables=tables, entries=entries if watermark < head else [])
+        return Snapshot(head=entries[head - first], tables=tables, entries=entries if watermark < head else entries[1:])
 
     async def _after(self, attempt: Attempt, seq: int, limit: int) -> list[Entry]:
         view = self._view(attempt)

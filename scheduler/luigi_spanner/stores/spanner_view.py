@@ -20,7 +20,7 @@ from luigi_spanner.stores.spanner_wire import BYTES_PER_SECOND, TAG, Attempt, Wi
 LOAD_TIMEOUT = 30.0
 """Seconds for one message of a load: the emulator sends a table's first row when it has prepared the last."""
 
-_HEAD = "SELECT seq, watermark FROM journal WHERE namespace = @namespace ORDER BY seq DESC LIMIT 1"
+_HEAD = "SELECT seq, watermark FROM journal WHERE namespace = @namespace AND digest != '' ORDER BY seq DESC LIMIT 1"
 
 # The payload's cells follow it.
 _PARTS = spanner_values.JOURNAL_COLUMNS.index("parts")
@@ -59,7 +59,7 @@ class View:
         return bool([row async for row in self._rows(schema.namespaces, ["namespace"])])
 
     async def head(self) -> tuple[int, int] | None:
-        """(seq, watermark) of the newest entry, None without a journal."""
+        """(seq, watermark) of the newest entry that says where the tables stand, None without a journal."""
         request = types.ExecuteSqlRequest.pb()(sql=_HEAD, transaction=self.at)
         request.params["namespace"] = self.namespace
         request.param_types["namespace"].code = int(types.TypeCode.STRING)

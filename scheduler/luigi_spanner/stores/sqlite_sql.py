@@ -37,7 +37,7 @@ _AFTER = f"SELECT {_ENTRY} FROM journal WHERE namespace = ? AND seq > ? ORDER BY
 
 _HEAD_SEQ = "SELECT seq FROM journal WHERE namespace = ? ORDER BY seq DESC LIMIT 1"
 
-_HEAD = f"SELECT {_ENTRY} FROM journal WHERE namespace = ? ORDER BY seq DESC LIMIT 1"
+_HEAD = f"SELECT {_ENTRY} FROM journal WHERE namespace = ? AND digest <> '' ORDER BY seq DESC LIMIT 1"
 
 
 class Taken(Exception):
@@ -140,7 +140,8 @@ def snapshot(connection: sqlite3.Connection, namespace: str) -> Snapshot | None:
         return None
     newest = heads[0]
     later = list(_entries(connection, _AFTER, (namespace, newest.watermark)))
-    if len(later) != newest.seq - newest.watermark:
+    last = head(connection, namespace) or newest.seq
+    if [entry.seq for entry in later] != list(range(newest.watermark + 1, last + 1)):
         raise InvalidStore(f"The journal of namespace {namespace} has gaps after entry {newest.watermark}.")
     tables = {name: _rows(connection, namespace, name) for name in schema.STATE_TABLES}
     return Snapshot(head=newest, tables=tables, entries=later)

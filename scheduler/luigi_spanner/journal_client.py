@@ -1,0 +1,135 @@
+"""The journal as a replica needs it: it asks until the store answers, and knows of every entry sent what became of it (I3)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
+from typing import TypeVar
+
+from luigi_spanner.journal import Entry, Row
+from luigi_spanner.offset import Offset
+from luigi_spanner.stores import Committed, Refused, Snapshot, Store, Truncated, Unavailable, Unknown
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = (0.02, 1.0)
+"""First and longest pause between attempts to reach a store that does not answer; each pause doubles."""
+
+
+SMOOTHING = 0.2
+"""Weight of the last commit in the round trip."""
+
+
+class EntryRefused(Exception):
+    """The store can never hold the entry."""
+
+
+class LostTrack(Exception):
+    """The entry may have landed, and the journal no longer tells."""
+
+
+class Fate(Enum):
+    """What became of an entry whose commit did not end well."""
+
+    OURS = auto()
+    """It is in the journal."""
+    ANOTHER = auto()
+    """Another entry has its number, or it is too old to tell: it can never land."""
+    ABSENT = auto()
+    """It is not there, and may still land."""
+
+
+class JournalClient:
+    """Reads and commits. `clock()` gives seconds since the epoch, `sleep(s)` pauses.
+
+    `contact` is when the last question was sent that the store has answered, `round_trip` how long a commit took, smoothed, in
+    seconds.
+    """
+
+    def __init__(
+        self, store: Store, *, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], offset: Offset
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._sleep = sleep
+        self._offset = offset
+        self.contact = clock()
+        self.round_trip = 0.0
+
+    async def load(self) -> Snapshot:
+        """The whole state. Raises StoreError."""
+        asked = self._clock()
+        snapshot = await self._store.load()
+        self.contact = asked
+        return snapshot
+
+    async def commit(self, entry: Entry, rows: Sequence[Row]) -> list[Entry] | None:
+        """None once the entry is durable. Otherwise it never will be, and the journal goes on with these entries instead, as far
+        as they were read. While that is unknown, nothing else happens (I3).
+
+        Raises EntryRefused, LostTrack.
+        """
+        pause = RETRY_SECONDS[0]
+        doubt = False
+        while True:
+            sent = self._clock()
+            outcome = await self._store.commit(entry.seq, entry, rows)
+            match outcome:
+                case Committed(at=at):
+                    self.contact = sent
+                    received = self._clock()
+                    self._offset.measure(at, sent, received)
+                    self._note_round_trip(received - sent)
+                    return None
+                case Refused(reason=reason) if not doubt:
+                    raise EntryRefused(reason)
+                case Unknown():
+                    doubt = True
+            fate, found = await self._fate(entry, doubt)
+            if fate is not Fate.ABSENT:
+                return None if fate is Fate.OURS else found
+            if isinstance(outcome, Refused):
+                raise EntryRefused(outcome.reason)
+            await self._sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS[1])
+
+    async def _fate(self, entry: Entry, doubt: bool) -> tuple[Fate, list[Entry]]:
+        """What became of the entry, and what is there from its number on. `doubt`: an attempt may have landed."""
+        try:
+            found = await self.read_after(entry.seq - 1)
+        except Truncated:
+            if doubt:
+                raise LostTrack from None
+            return Fate.ANOTHER, []
+        if not found:
+            return Fate.ABSENT, found
+        return Fate.OURS if found[0].commit_id == entry.commit_id else Fate.ANOTHER, found
+
+    def _note_round_trip(self, seconds: float) -> None:
+        self.round_trip = max(0.0, seconds if not self.round_trip else self.round_trip + SMOOTHING * (seconds - self.round_trip))
+
+    async def read_after(self, seq: int) -> list[Entry]:
+        """The store's answer, however long it takes. Raises Truncated."""
+
+        async def read() -> list[Entry]:
+            # What the answer says was so when the question was sent: a process may have stood still since.
+            asked = self._clock()
+            entries = await self._store.read_after(seq)
+            self.contact = asked
+            return entries
+
+        return await self.insist(read)
+
+    async def insist(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` gives, tried until the store answers."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            try:
+                return await read()
+            except Unavailable as error:
+                logger.warning("The store does not answer: %s", error)
+                await self._sleep(pause)
+                pause = min(2 * pause, RETRY_SECONDS[1])
