@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from benchmarks import latency, standing, throughput
+from benchmarks import contention, latency, standing, throughput
 from benchmarks.bench import Bench
 from benchmarks.results import Line
 
@@ -21,4 +21,5 @@ SCENARIOS: Mapping[str, Callable[[Bench], Iterator[Line]]] = {
     "growth": standing.growth,
     "memory": standing.memory,
     "bad-input": standing.bad_input,
+    "contention": contention.contention,
 }
