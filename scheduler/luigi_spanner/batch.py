@@ -175,22 +175,6 @@ def draft(graph: Graph, ran: Ran, *, replica: str, commit_id: str, clock: float,
     return Draft(entry=entry, rows=chosen.rows, changed=ran.row_ids, written=chosen.owed)
 
 
-def request(seq: int, *, replica: str, commit_id: str, clock: float) -> Entry:
-    """An entry that does nothing but ask for the next turn, whatever the state before it is."""
-    nothing = encode([])
-    return Entry(
-        seq=seq,
-        commit_id=commit_id,
-        replica=replica,
-        clock=clock,
-        watermark=0,
-        digest="",
-        turn=True,
-        calls=nothing,
-        changes=nothing,
-    )
-
-
 class Load(Enum):
     """How much a commit may carry besides its changes."""
 

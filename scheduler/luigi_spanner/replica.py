@@ -22,8 +22,8 @@ from luigi_spanner.graph.tracker import Effect
 from luigi_spanner.journal import Entry
 from luigi_spanner.journal_client import EntryRefused, JournalClient, LostTrack
 from luigi_spanner.offset import Offset
-from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Committed, Store, StoreError, Truncated
-from luigi_spanner.turns import MOST_NUMBERS, SEPARATOR, Turns
+from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Store, StoreError, Truncated
+from luigi_spanner.turns import Requests, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class Replica:
         self.offset = Offset(clock, self.limits.offset_bound)
         self._journal = JournalClient(store, clock=clock, sleep=sleep, offset=self.offset)
         self._turns = Turns(name, clock)
+        self._requests = Requests(name, store, self.offset.now)
         self._truncated = 0
         self._live = False
         self._used = -math.inf
@@ -197,7 +198,7 @@ class Replica:
             losses += 1
             missed = await self._catch_up(found)
             if not self._live and self._turns.asks_after(losses - 1):
-                await self._ask_for_turn(self._ids(), self.graph.ledger.applied + 1, 1)
+                await self._requests.commit(self._ids(), self.graph.ledger.applied + 1)
                 await self._catch_up()
             fresh = await self._take_turn(batch, alone)
         self._used = self._clock()
@@ -223,9 +224,7 @@ class Replica:
         again. A refusal may be a row's that an older entry owes, so it is tried without rows too."""
         draft = self._draft(ran, Load.LEAN if losses else self._load())
         asks = self._live and self._turns.asks_after(losses)
-        asking = (
-            asyncio.ensure_future(self._ask_for_turn(draft.entry.commit_id, draft.entry.seq + 1, missed + 1)) if asks else None
-        )
+        asking = self._requests.send(draft.entry.commit_id, draft.entry.seq + 1, missed + 1) if asks else None
         try:
             found = await self._journal.commit(draft.entry, draft.rows)
         except EntryRefused:
@@ -233,30 +232,16 @@ class Replica:
                 raise
             draft = self._draft(ran, Load.LEAN)
             found = await self._journal.commit(draft.entry, draft.rows)
-        finally:
-            landed = await asking if asking is not None else []
+        # A request whose answer stays away costs the next batch a try, not this one its time.
+        landed = [] if asking is None else await self._requests.landed(asking, self._journal.round_trip)
         if found is None:
             self._adopt(draft)
-            for entry in landed:
-                if entry.seq == self.graph.ledger.applied + 1:
-                    self._apply(entry)
+        for entry in landed:
+            if found is None and entry.seq == self.graph.ledger.applied + 1:
+                self._apply(entry)
+            elif found and entry.seq == found[-1].seq + 1:
+                found.append(entry)
         return found
-
-    async def _ask_for_turn(self, commit_id: str, first: int, numbers: int) -> list[Entry]:
-        """Ask the others to give way to the batch with that commit id (I14); the requests that have landed for sure.
-
-        A busy rival takes a number in the time from our read of the journal to our commit, and would do so again and again. So
-        the request, which depends on nothing, is sent for several numbers at once, from `first` on: as many as were taken in the
-        time of our last try. One of them finds itself free and its predecessor taken. However many land, now or later,
-        they say no more than one.
-        """
-        seqs = range(first, first + min(numbers, MOST_NUMBERS))
-        ids = {seq: f"{commit_id}{SEPARATOR}{seq - first}" for seq in seqs}
-        requests = [batches.request(seq, replica=self.name, commit_id=ids[seq], clock=self.offset.now()) for seq in seqs]
-        commits = [self._store.commit(entry.seq, entry, ()) for entry in requests]
-        # By hand there is no loop, and one commit after the other.
-        outcomes = await asyncio.gather(*commits) if self._live else [await commit for commit in commits]
-        return [entry for entry, outcome in zip(requests, outcomes, strict=True) if isinstance(outcome, Committed)]
 
     async def _catch_up(self, found: Sequence[Entry] = ()) -> int:
         """Undo what is not committed and apply what others have; how many entries. One strong read tells (I1), unless `found` has

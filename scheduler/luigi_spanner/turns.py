@@ -2,15 +2,17 @@
 
 A commit is the same race for everybody, but a loser must first catch up, so a busy winner wins again. Therefore a replica
 that meets others in the journal asks for its next turn with each entry that it commits, and gives way to those who asked
-before it. One that is not heard, because it never wins, asks with entries that say nothing else (`Replica._ask_for_turn`).
+before it. One that is not heard, because it never wins, asks with entries that say nothing else.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from luigi_spanner.journal import Entry
+from luigi_spanner.journal import Entry, encode
+from luigi_spanner.stores import Committed, Store
 
 GRACE_SECONDS = 1.0
 """How long others give way to one who has lost: enough for a slow batch, and what a replica that died meanwhile costs once."""
@@ -126,3 +128,56 @@ class Turns:
                     break
                 await sleep(POLL_SECONDS)
                 await look()
+
+
+class Requests:
+    """Entries that do nothing but ask the others to give way. `now()` gives the time that they carry, in seconds since the epoch.
+
+    A busy rival takes a number in the time from our read of the journal to our commit, and would do so again and again. So a
+    request, which depends on nothing, is sent for several numbers at once: as many as were taken in the time of our last try.
+    One of them finds itself free and its predecessor taken. However many land, now or later, they say no more than one.
+    """
+
+    def __init__(self, name: str, store: Store, now: Callable[[], float]) -> None:
+        self._name = name
+        self._store = store
+        self._now = now
+        self._sending: set[asyncio.Task[list[Entry]]] = set()
+
+    def send(self, commit_id: str, first: int, numbers: int) -> asyncio.Task[list[Entry]]:
+        """Ask for the batch with that commit id at so many numbers from `first` on, without waiting."""
+        sending = asyncio.create_task(self._send(commit_id, first, min(numbers, MOST_NUMBERS)), name="requests for a turn")
+        # What nobody waits for may end with a store that was closed.
+        sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
+        sending.add_done_callback(self._sending.discard)
+        self._sending.add(sending)
+        return sending
+
+    async def landed(self, sending: asyncio.Task[list[Entry]], seconds: float) -> list[Entry]:
+        """Those that are known to have landed after so many seconds more, in order."""
+        done, _ = await asyncio.wait([sending], timeout=seconds)
+        return sending.result() if done else []
+
+    async def commit(self, commit_id: str, seq: int) -> None:
+        """Ask at one number, for whoever has no event loop to send more."""
+        request = self._request(commit_id, seq, 0)
+        await self._store.commit(seq, request, ())
+
+    async def _send(self, commit_id: str, first: int, numbers: int) -> list[Entry]:
+        requests = [self._request(commit_id, first + number, number) for number in range(numbers)]
+        outcomes = await asyncio.gather(*(self._store.commit(request.seq, request, ()) for request in requests))
+        return [request for request, outcome in zip(requests, outcomes, strict=True) if isinstance(outcome, Committed)]
+
+    def _request(self, commit_id: str, seq: int, number: int) -> Entry:
+        nothing = encode([])
+        return Entry(
+            seq=seq,
+            commit_id=f"{commit_id}{SEPARATOR}{number}",
+            replica=self._name,
+            clock=self._now(),
+            watermark=0,
+            digest="",
+            turn=True,
+            calls=nothing,
+            changes=nothing,
+        )

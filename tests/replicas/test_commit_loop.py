@@ -342,7 +342,7 @@ def test_a_loser_gets_its_turn(world: World, store: FaultyStore, database: Datab
 def test_requests_at_the_journals_end_do_not_hinder_a_start(world: World, store: FaultyStore, database: Database) -> None:
     """A request does not know where the tables stand, and what it does know may be truncated."""
     world.call("add_task", worker="w", task_id="t")
-    drive(other(database).replica._ask_for_turn("id", world.graph.ledger.applied + 1, 1))
+    drive(other(database).replica._requests.commit("id", world.graph.ledger.applied + 1))
     drive(world.replica._flush())
     drive(world.replica._catch_up())
     drive(store.truncate(world.graph.ledger.watermark))
@@ -352,7 +352,7 @@ def test_requests_at_the_journals_end_do_not_hinder_a_start(world: World, store:
 
 def test_who_gives_way_waits_for_the_turn_to_be_taken(world: World, database: Database) -> None:
     rival = other(database)
-    assert drive(rival.replica._ask_for_turn("id", 1, 1))
+    drive(rival.replica._requests.commit("id", 1))
     drive(world.replica._catch_up())
     assert not world.naps.taken
     world.call("add_task", worker="w", task_id="t")
@@ -488,7 +488,7 @@ def test_an_interrupted_call_leaves_the_store_sound(world: World, store: FaultyS
 def test_a_turn_request_is_tiny_whatever_the_tables_owe(world: World, store: FaultyStore) -> None:
     world.call("add_task", worker="w", task_id="hub", deps=[f"d{number}" for number in range(COMMIT_ROWS + 900)])
     assert world.graph.ledger.pending
-    drive(world.replica._ask_for_turn("id", world.graph.ledger.applied + 1, 1))
+    drive(world.replica._requests.commit("id", world.graph.ledger.applied + 1))
     assert store.rows[-1] == []
 
 
