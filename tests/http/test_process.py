@@ -10,11 +10,13 @@ import signal
 import socket
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from serving import PATIENCE, Answer, Client, Process, environment, in_query, read
@@ -129,6 +131,31 @@ def test_a_replica_in_the_background_that_can_serve_no_more_ends(tmp_path: Path,
         finally:
             adopting.kill()
     awaited(tmp_path / "logs/luigi-server.log", "This replica can serve no more")
+
+
+def hung_up(port: int, task_id: str, *, reset: bool) -> None:
+    """Send a whole call and go, with a FIN or a RST."""
+    body = urlencode({"data": json.dumps({"worker": "w", "task_id": task_id, "family": "F"})}).encode()
+    head = f"POST /api/add_task HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\n".encode() + body)
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_calls_whose_callers_went_while_the_process_stood_still_do_not_run(serve: Callable[..., Process], reset: bool) -> None:
+    """Their retries have been answered elsewhere: a call that lands so late may undo what came after it (I13)."""
+    process = serve("--store", "memory://")
+    client = process.client()
+    client.call("add_task", worker="w", task_id="before", family="F")
+    process.signal(signal.SIGSTOP)
+    try:
+        for number in range(3):
+            hung_up(client.port, f"late{number}", reset=reset)
+    finally:
+        process.signal(signal.SIGCONT)
+    assert list(client.tasks()) == ["before"]
 
 
 def test_an_upload_that_stalls_does_not_delay_the_end(serve: Callable[..., Process]) -> None:

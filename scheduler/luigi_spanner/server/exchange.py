@@ -7,6 +7,7 @@ import functools
 import http.client
 import logging
 import math
+import socket
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -156,7 +157,7 @@ class Exchange(HTTPMessageDelegate):
             return refusal(error, self._request_id)
         except Exception as error:
             return failure(error, self._request_id)
-        call.abandoned = self._gone
+        call.abandoned = self._gone or _hung_up(self._connection)
         self._call = call
         reply = await answer(self._service.scheduling, call)
         tagged = self._verb == "GET" and name in LISTINGS
@@ -228,6 +229,20 @@ class Exchange(HTTPMessageDelegate):
         if self._inside:
             self._inside = False
             self._service.door.leave()
+
+
+def _hung_up(connection: HTTP1Connection) -> bool:
+    """Whether the caller went before its call was looked at. Where this process stood still, or the network did, Tornado has read
+    the call and not yet the end behind it, and would let the call run whose retry has long been answered (I13)."""
+    stream = connection.stream
+    if stream.closed():
+        return True
+    try:
+        return not stream.socket.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _size(announced: str) -> float:
