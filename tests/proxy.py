@@ -1,4 +1,4 @@
-"""A TCP proxy that does to a connection what networks do: delay it, swallow one direction, cut it, refuse it.
+"""A TCP proxy that does to a connection what networks do: delay it, stall it, swallow one direction, cut it, refuse it.
 
 It runs on a thread and a loop of its own, so that the code under test may be synchronous or not.
 """
@@ -9,7 +9,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -27,8 +27,10 @@ class _Link:
     server: asyncio.StreamWriter
     holed: bool = False
     stranded: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def abort(self) -> None:
+        self.over.set()
         self.client.transport.abort()
         self.server.transport.abort()
 
@@ -47,6 +49,8 @@ class Proxy:
         self._delay = 0.0
         self._drop_requests = False
         self._drop_replies = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,12 +76,16 @@ class Proxy:
         """Hold back each piece of data, either way, for `seconds`."""
         self._delay = seconds
 
+    def stall(self) -> None:
+        """Hold everything back, either way; `heal` passes it on, late but complete and in order, as TCP's retransmissions do."""
+        self._run(self._stall())
+
     def drop_requests(self) -> None:
-        """Swallow what clients send."""
+        """Swallow what clients send, their end included."""
         self._run(self._set("_drop_requests"))
 
     def drop_replies(self) -> None:
-        """Swallow what the server sends."""
+        """Swallow what the server sends, its end included."""
         self._run(self._set("_drop_replies"))
 
     def strand(self) -> None:
@@ -105,8 +113,12 @@ class Proxy:
         self._drop_requests = self._drop_replies = False
         for link in [link for link in self._links if link.holed]:
             link.abort()
+        self._flowing.set()
         if self._server is None:
             await self._listen()
+
+    async def _stall(self) -> None:
+        self._flowing.clear()
 
     async def _set(self, switch: str) -> None:
         setattr(self, switch, True)
@@ -160,7 +172,7 @@ class Proxy:
                 else:
                     link.server.write(data)
                     await link.server.drain()
-        link.abort()
+        await self._end(link, self._drop_requests)
 
     async def _replies(self, link: _Link, reader: asyncio.StreamReader) -> None:
         with suppress(OSError):  # the other side reset the connection: the link ends
@@ -171,10 +183,18 @@ class Proxy:
                 else:
                     link.client.write(data)
                     await link.client.drain()
+        await self._end(link, self._drop_replies)
+
+    async def _end(self, link: _Link, dropped: bool) -> None:
+        """One side has gone; the other hears of it, unless that is swallowed too."""
+        if dropped or link.stranded:
+            link.holed = True
+            await link.over.wait()
         link.abort()
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         data = await reader.read(_CHUNK)
         if data and self._delay:
             await asyncio.sleep(self._delay)
+        await self._flowing.wait()
         return data

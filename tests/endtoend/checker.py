@@ -1,10 +1,14 @@
-"""Judges a record: did every task body end successfully exactly once, alone, and within the resource limits?"""
+"""Judges a record: did every task body end successfully exactly once, alone, and within the resource limits?
+
+A worker that said nothing for too long is declared dead, by Luigi's rules: what it was running may run once more. Such an
+execution is an orphan from that moment on, and is not held against the scheduler; any other is.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import record
 
@@ -37,18 +41,32 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Death:
+    """A worker was declared dead, `at` as in the record."""
+
+    worker: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One execution of a body. `outcome` is None and `end` infinite when the record says nothing of its end."""
+    """One execution of a body. `outcome` is None and `end` infinite when the record says nothing of its end. An `orphan` ended
+    when its worker was declared dead, whatever its body did then; `outcome` is that of the body."""
 
     task: str
+    worker: str
     begin: float
     end: float
     outcome: str | None
+    orphan: bool = False
 
 
-def faults(events: Iterable[record.Event], expected: Iterable[Expected], limits: Mapping[str, int]) -> list[Fault]:
+def faults(
+    events: Iterable[record.Event], expected: Iterable[Expected], limits: Mapping[str, int], deaths: Iterable[Death] = ()
+) -> list[Fault]:
     """Every fault that the record shows, tasks in the order of `expected`. Empty for a sound run."""
     runs, malformed = _runs(events)
+    runs = {task: _orphaned(executions, list(deaths)) for task, executions in runs.items()}
     wanted = {task.task: task for task in expected}
     found = list(malformed)
     for task in wanted.values():
@@ -57,36 +75,55 @@ def faults(events: Iterable[record.Event], expected: Iterable[Expected], limits:
     return found + _over_limit(runs, wanted, limits)
 
 
+def orphans(events: Iterable[record.Event], deaths: Iterable[Death]) -> list[Run]:
+    """The executions that the rules allow to be repeated."""
+    runs, _ = _runs(events)
+    known = list(deaths)
+    return [run for executions in runs.values() for run in _orphaned(executions, known) if run.orphan]
+
+
+def _orphaned(runs: Iterable[Run], deaths: list[Death]) -> list[Run]:
+    """The same executions; those that were under way when their worker was declared dead end there."""
+    found = []
+    for run in runs:
+        ends = [death.at for death in deaths if death.worker == run.worker and run.begin <= death.at < run.end]
+        found.append(replace(run, end=min(ends), orphan=True) if ends else run)
+    return found
+
+
 def _runs(events: Iterable[record.Event]) -> tuple[dict[str, list[Run]], list[Fault]]:
     """Executions by task, and the ends that have no start."""
-    begun: dict[tuple[str, str], float] = {}
+    begun: dict[tuple[str, str], tuple[float, str]] = {}
     runs: dict[str, list[Run]] = defaultdict(list)
     malformed = []
     for event in events:
         key = (event.task, event.run)
         if event.kind == record.START:
-            begun[key] = event.at
+            begun[key] = (event.at, event.worker)
         elif key in begun:
-            runs[event.task].append(Run(task=event.task, begin=begun.pop(key), end=event.at, outcome=event.kind))
+            begin, worker = begun.pop(key)
+            runs[event.task].append(Run(task=event.task, worker=worker, begin=begin, end=event.at, outcome=event.kind))
         else:
             malformed.append(Fault(kind=MALFORMED, task=event.task, detail=f"{event.kind} of {event.run} without a start"))
-    for (task, _), begin in begun.items():
-        runs[task].append(Run(task=task, begin=begin, end=float("inf"), outcome=None))
+    for (task, _), (begin, worker) in begun.items():
+        runs[task].append(Run(task=task, worker=worker, begin=begin, end=float("inf"), outcome=None))
     for executions in runs.values():
         executions.sort(key=lambda run: run.begin)
     return runs, malformed
 
 
 def _faults_of(task: Expected, runs: list[Run]) -> list[Fault]:
-    outcomes = Counter(run.outcome for run in runs)
+    outcomes = Counter(run.outcome for run in runs if not run.orphan)
+    orphaned = Counter(run.outcome for run in runs if run.orphan)
     found = []
-    if outcomes[record.DONE] == 0:
+    if outcomes[record.DONE] + orphaned[record.DONE] == 0:
         found.append(Fault(kind=LOST, task=task.task, detail=f"{len(runs)} executions, none successful"))
     if outcomes[record.DONE] > 1:
         found.append(Fault(kind=DOUBLED, task=task.task, detail=f"{outcomes[record.DONE]} successful executions"))
     if outcomes[None]:
         found.append(Fault(kind=UNFINISHED, task=task.task, detail=f"{outcomes[None]} executions without an end"))
-    if outcomes[record.FAILED] != task.failures:
+    # A body that was killed or overtaken may have used up a failure that the record lacks.
+    if outcomes[record.FAILED] > task.failures or (outcomes[record.FAILED] < task.failures and not orphaned):
         detail = f"{outcomes[record.FAILED]} failed executions instead of {task.failures}"
         found.append(Fault(kind=FAILURES, task=task.task, detail=detail))
     return found + _overlaps(runs)

@@ -7,7 +7,8 @@ Each worker runs its own `Report`, which first requires everything and then yiel
 once more. Thereby each worker learns in the end that the tasks which others ran are done, and Luigi's summary
 has no task left that this worker "did not run": a healthy worker exits 0 under the strictest `[retcode]`.
 
-Run with `PIPELINE_DIRECTORY` set: outputs and the record are written there.
+Run with `PIPELINE_DIRECTORY` set: outputs and the record are written there. `PIPELINE_NAMESPACE` keeps the tasks of one run
+apart from those of another in the same scheduler; `PIPELINE_PACE` is how many times longer than usual each body takes.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ def record_path(root: Path) -> Path:
 class Recorded(luigi.Task):
     """A task whose body is recorded and whose output appears atomically."""
 
+    task_namespace = os.environ.get("PIPELINE_NAMESPACE", "")
     seconds = 0.03
 
     def name(self) -> str:
         """The task as people write it, such as `Join(3)`; the record and the checker go by it."""
-        return f"{self.task_family}({','.join(str(value) for value in self.param_kwargs.values())})"
+        return f"{type(self).__name__}({','.join(str(value) for value in self.param_kwargs.values())})"
 
     def output(self) -> luigi.LocalTarget:
         return luigi.LocalTarget(directory() / "outputs" / self.name())
@@ -58,8 +60,11 @@ class Recorded(luigi.Task):
         with record.body(record_path(directory()), self.name()):
             self.produce()
 
+    def pause(self) -> None:
+        time.sleep(self.seconds * float(os.environ.get("PIPELINE_PACE", "1")))
+
     def produce(self) -> None:
-        time.sleep(self.seconds)
+        self.pause()
         with self.output().open("w") as output:
             output.write(self.name())
 
@@ -131,7 +136,7 @@ class Crate(Recorded):
 
     def work(self) -> None:
         with record.body(record_path(directory()), *self.members()):
-            time.sleep(self.seconds)
+            self.pause()
             for target in self.output():
                 with target.open("w") as output:
                     output.write(self.items)
@@ -178,6 +183,8 @@ class Flaky(Recorded):
 
 
 class Everything(luigi.WrapperTask):
+    task_namespace = Recorded.task_namespace
+
     def requires(self) -> list[luigi.Task]:
         joins = [Join(number) for number in range(DIAMONDS)]
         crates = [Crate(str(number)) for number in range(CRATES)]

@@ -18,10 +18,14 @@ START = "start"
 DONE = "done"
 FAILED = "failed"
 
+WORKER = "PIPELINE_WORKER"
+"""Environment variable with the id of the worker that runs a body."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One line. `run` tells one execution of a body from another; `kind` is START, DONE or FAILED."""
+    """One line. `run` tells one execution of a body from another; `kind` is START, DONE or FAILED; `worker` is who ran it, where
+    the environment says so."""
 
     task: str
     kind: str
@@ -29,6 +33,7 @@ class Event:
     pid: int
     at: float
     wall: float
+    worker: str = ""
 
 
 def append(path: Path, event: Event) -> None:
@@ -56,8 +61,9 @@ def body(path: Path, *tasks: str) -> Iterator[None]:
 
 
 def _append_all(path: Path, tasks: tuple[str, ...], kind: str, run: str) -> None:
+    worker = os.environ.get(WORKER, "")
     for task in tasks:
-        append(path, Event(task=task, kind=kind, run=run, pid=os.getpid(), at=time.monotonic(), wall=time.time()))
+        append(path, Event(task=task, kind=kind, run=run, pid=os.getpid(), at=time.monotonic(), wall=time.time(), worker=worker))
 
 
 def read(path: Path) -> list[Event]:

@@ -5,25 +5,43 @@ from __future__ import annotations
 import pipeline
 import pytest
 import record
-from checker import DOUBLED, FAILURES, LOST, MALFORMED, OVER_LIMIT, OVERLAPPED, UNEXPECTED, UNFINISHED, Expected, Fault, faults
+from checker import (
+    DOUBLED,
+    FAILURES,
+    LOST,
+    MALFORMED,
+    OVER_LIMIT,
+    OVERLAPPED,
+    UNEXPECTED,
+    UNFINISHED,
+    Death,
+    Expected,
+    Fault,
+    faults,
+    orphans,
+)
 
 LIMITS = {"licence": 1}
 EXPECTED = [Expected(task="a"), Expected(task="b", resources={"licence": 1}), Expected(task="c", resources={"licence": 1})]
 
 
-def event(task: str, kind: str, at: float, *, run: str = "1") -> record.Event:
-    return record.Event(task=task, kind=kind, run=f"{task}-{run}", pid=1, at=at, wall=at)
+def event(task: str, kind: str, at: float, *, run: str = "1", worker: str = "w") -> record.Event:
+    return record.Event(task=task, kind=kind, run=f"{task}-{run}", pid=1, at=at, wall=at, worker=worker)
 
 
-def execution(task: str, begin: float, end: float, *, kind: str = record.DONE, run: str = "1") -> list[record.Event]:
-    return [event(task, record.START, begin, run=run), event(task, kind, end, run=run)]
+def execution(
+    task: str, begin: float, end: float, *, kind: str = record.DONE, run: str = "1", worker: str = "w"
+) -> list[record.Event]:
+    return [event(task, record.START, begin, run=run, worker=worker), event(task, kind, end, run=run, worker=worker)]
 
 
 SOUND = [*execution("a", 0, 1), *execution("b", 0, 1), *execution("c", 1, 2)]
 
 
-def kinds(events: list[record.Event], expected: list[Expected] = EXPECTED) -> list[tuple[str, str]]:
-    return [(fault.kind, fault.task) for fault in faults(events, expected, LIMITS)]
+def kinds(
+    events: list[record.Event], expected: list[Expected] = EXPECTED, deaths: tuple[Death, ...] = ()
+) -> list[tuple[str, str]]:
+    return [(fault.kind, fault.task) for fault in faults(events, expected, LIMITS, deaths)]
 
 
 def test_a_sound_record_has_no_fault() -> None:
@@ -81,6 +99,61 @@ def test_a_task_that_nobody_asked_for_is_unexpected() -> None:
 def test_more_of_a_resource_in_use_than_allowed_is_over_the_limit() -> None:
     crowded = [*execution("a", 0, 1), *execution("b", 0, 1), *execution("c", 0.9, 2)]
     assert faults(crowded, EXPECTED, LIMITS) == [Fault(kind=OVER_LIMIT, task="licence", detail="2 in use, limit 1")]
+
+
+FROZEN = execution("a", 0, 9, run="2", worker="frozen")
+"""An execution that goes on after its worker was declared dead at 5."""
+
+DEATH = Death(worker="frozen", at=5)
+
+
+def test_what_a_dead_worker_ran_may_run_again() -> None:
+    again = [*execution("a", 6, 7), *SOUND[2:]]
+    assert kinds([*FROZEN, *again], deaths=(DEATH,)) == []
+    assert kinds([FROZEN[0], *again], deaths=(DEATH,)) == []
+    assert kinds([*FROZEN, *again]) == [(DOUBLED, "a"), (OVERLAPPED, "a")]
+    assert [(run.task, run.worker, run.end) for run in orphans([*FROZEN, *again], [DEATH])] == [("a", "frozen", 5)]
+
+
+def test_not_before_it_was_declared_dead() -> None:
+    early = [*FROZEN, *execution("a", 4, 7), *SOUND[2:]]
+    assert kinds(early, deaths=(DEATH,)) == [(OVERLAPPED, "a")]
+
+
+def test_not_what_it_had_ended_before() -> None:
+    ended = [*execution("a", 0, 4, run="2", worker="frozen"), *execution("a", 6, 7), *SOUND[2:]]
+    assert kinds(ended, deaths=(DEATH,)) == [(DOUBLED, "a")]
+
+
+def test_not_twice() -> None:
+    thrice = [*FROZEN, *execution("a", 6, 7), *execution("a", 8, 9, run="3"), *SOUND[2:]]
+    assert kinds(thrice, deaths=(DEATH,)) == [(DOUBLED, "a")]
+
+
+def test_another_worker_s_death_excuses_nothing() -> None:
+    assert kinds([*FROZEN, *execution("a", 6, 7), *SOUND[2:]], deaths=(Death(worker="w", at=5),)) == [
+        (DOUBLED, "a"),
+        (OVERLAPPED, "a"),
+    ]
+
+
+def test_what_only_a_dead_worker_did_is_done() -> None:
+    assert kinds([*FROZEN, *SOUND[2:]], deaths=(DEATH,)) == []
+    assert kinds([FROZEN[0], *SOUND[2:]], deaths=(DEATH,)) == [(LOST, "a")]
+
+
+def test_a_dead_worker_may_have_taken_a_failure_with_it() -> None:
+    flaky = [Expected(task="a", failures=1)]
+    assert kinds([FROZEN[0], *execution("a", 6, 7)], flaky, (DEATH,)) == []
+    failing = [*execution("a", 6, 7, kind=record.FAILED, run="3"), *execution("a", 8, 9, run="4")]
+    assert kinds([*FROZEN, *failing], flaky, (DEATH,)) == []
+
+
+def test_what_a_dead_worker_held_is_free_again() -> None:
+    frozen = execution("b", 0, 9, run="2", worker="frozen")
+    held = [*frozen, *execution("c", 5.5, 6), *execution("b", 6, 7), *execution("a", 0, 1)]
+    assert kinds(held, deaths=(DEATH,)) == []
+    assert kinds(held) == [(DOUBLED, "b"), (OVERLAPPED, "b"), (OVER_LIMIT, "licence")]
 
 
 def test_a_body_writes_what_the_checker_reads(tmp_path) -> None:
