@@ -68,6 +68,10 @@ class Waiting:
         return self.given_up or self.call.abandoned
 
     def answer(self) -> None:
+        if isinstance(self.error, RuleFailed):
+            # Not before: on the state that the replica had before it caught up, a rule may fail for a call that then succeeds.
+            message = "Call %s of request %s failed and was undone"
+            logger.error(message, self.call.method, self.call.request_id, exc_info=self.error.__cause__)
         if self.answered is not None:
             self.answered(self)
 
@@ -141,8 +145,9 @@ def _as_call_error(call: Call, error: Exception) -> CallError:
         return TooLarge(str(error))
     if isinstance(error, RulesMismatch):
         return BadRequest(str(error))
-    logger.exception("Call %s of request %s failed and was undone", call.method, call.request_id)
-    return RuleFailed(f"the scheduler failed on {call.method}; the log has request {call.request_id}")
+    failed = RuleFailed(f"the scheduler failed on {call.method}; the log has request {call.request_id}")
+    failed.__cause__ = error
+    return failed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

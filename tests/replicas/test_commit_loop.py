@@ -187,6 +187,21 @@ def test_effects_follow_the_commit_and_a_rerun_drops_them(world: World, store: F
     assert happened == [2]
 
 
+def test_a_failure_on_a_state_that_was_behind_is_not_told_of(
+    world: World, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker claims at one replica the batch that another one has just handed out."""
+    world.call("add_task_batcher", worker="w", task_family="F", batched_args=["a"], max_batch_size=2)
+    for number in "12":
+        world.call("add_task", worker="w", task_id=f"t{number}", family="F", params={"a": number}, batchable=True)
+    behind = other(database)
+    batch = json.loads(world.call("get_work", worker="w", current_tasks=[]))["batch_id"]
+    claim = behind.waiting("add_task", worker="w", task_id="t", family="F", status="RUNNING", batch_id=batch)
+    behind.settle(claim)
+    assert claim.error is None
+    assert "IndexError" not in caplog.text
+
+
 def test_a_failing_effect_harms_nobody(world: World, caplog: pytest.LogCaptureFixture) -> None:
     def rule(**_: Any) -> None:
         world.graph.tracker.defer(lambda: 1 / 0)
