@@ -19,6 +19,9 @@ SEED ?=
 CALLS ?= 20000
 # How many seeds `make simulate` plays; without SEED it draws the first and prints it.
 SEEDS ?= 200
+# How many minutes `make chaos` lets faults happen; without SEED it draws one and prints it. REPORT: where the report goes.
+MINUTES ?= 5
+REPORT ?= out/chaos
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -56,6 +59,11 @@ differential: venv  ## Random calls on stock Luigi and on ours, compared: CALLS=
 simulate: venv  ## Replicas under faults, on a virtual clock: SEEDS=10000 SEED=first
 	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
+chaos: venv  ## Replicas, a balancer and workers as processes, under faults: MINUTES=20 SEED=... REPORT=...
+	@.ci/tools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	$(BIN)/python tests/chaos/chaosrun.py --minutes $(MINUTES) --report $(REPORT) $(if $(SEED),--seed $(SEED))
+
 lint: venv  ## Check style and layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -90,4 +98,4 @@ clean:  ## Remove everything that these tasks made
 	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
 	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate lint format types matrix lock bench dist clean
+.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos lint format types matrix lock bench dist clean

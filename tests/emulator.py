@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -103,6 +104,11 @@ class Emulator:
             return
         process.terminate() if self.found and self.found.kind == "container" else process.kill()
         process.wait(START_SECONDS)
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to its process."""
+        assert self._process is not None, "an emulator that ran before is left alone"
+        self._process.send_signal(number)
 
     def __enter__(self) -> Emulator:
         return self.start()

@@ -1,7 +1,7 @@
 """Judges a record: did every task body end successfully exactly once, alone, and within the resource limits?
 
-A worker that said nothing for too long is declared dead, by Luigi's rules: what it was running may run once more. Such an
-execution is an orphan from that moment on, and is not held against the scheduler; any other is.
+A worker that says nothing for too long is declared dead, by Luigi's rules, and what it was running is taken from it and may run
+once more. Its own execution is an orphan from then on, and is not held against the scheduler; any other is.
 """
 
 from __future__ import annotations
@@ -41,17 +41,19 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Death:
-    """A worker was declared dead, `at` as in the record."""
+class Taken:
+    """A task was taken from the worker that ran it. It had been given at the record's time `since`, and was taken at `at`."""
 
     worker: str
+    task: str
+    since: float
     at: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """One execution of a body. `outcome` is None and `end` infinite when the record says nothing of its end. An `orphan` ended
-    when its worker was declared dead, whatever its body did then; `outcome` is that of the body."""
+    when it was taken from its worker, whatever its body did then; `outcome` is that of the body."""
 
     task: str
     worker: str
@@ -62,11 +64,11 @@ class Run:
 
 
 def faults(
-    events: Iterable[record.Event], expected: Iterable[Expected], limits: Mapping[str, int], deaths: Iterable[Death] = ()
+    events: Iterable[record.Event], expected: Iterable[Expected], limits: Mapping[str, int], taken: Iterable[Taken] = ()
 ) -> list[Fault]:
     """Every fault that the record shows, tasks in the order of `expected`. Empty for a sound run."""
     runs, malformed = _runs(events)
-    runs = {task: _orphaned(executions, list(deaths)) for task, executions in runs.items()}
+    _mark_orphans(runs, taken)
     wanted = {task.task: task for task in expected}
     found = list(malformed)
     for task in wanted.values():
@@ -75,20 +77,21 @@ def faults(
     return found + _over_limit(runs, wanted, limits)
 
 
-def orphans(events: Iterable[record.Event], deaths: Iterable[Death]) -> list[Run]:
+def orphans(events: Iterable[record.Event], taken: Iterable[Taken]) -> list[Run]:
     """The executions that the rules allow to be repeated."""
     runs, _ = _runs(events)
-    known = list(deaths)
-    return [run for executions in runs.values() for run in _orphaned(executions, known) if run.orphan]
+    _mark_orphans(runs, taken)
+    return [run for executions in runs.values() for run in executions if run.orphan]
 
 
-def _orphaned(runs: Iterable[Run], deaths: list[Death]) -> list[Run]:
-    """The same executions; those that were under way when their worker was declared dead end there."""
-    found = []
-    for run in runs:
-        ends = [death.at for death in deaths if death.worker == run.worker and run.begin <= death.at < run.end]
-        found.append(replace(run, end=min(ends), orphan=True) if ends else run)
-    return found
+def _mark_orphans(runs: dict[str, list[Run]], taken: Iterable[Taken]) -> None:
+    """Of each task that was taken, the first execution that its worker began after it had been given to it is an orphan."""
+    for one in taken:
+        executions = runs.get(one.task, [])
+        for index, run in enumerate(executions):
+            if run.worker == one.worker and run.begin >= one.since:
+                executions[index] = replace(run, end=max(run.begin, min(run.end, one.at)), orphan=True)
+                break
 
 
 def _runs(events: Iterable[record.Event]) -> tuple[dict[str, list[Run]], list[Fault]]:
@@ -134,6 +137,8 @@ def _overlaps(runs: list[Run]) -> list[Fault]:
     found = []
     busy_until = float("-inf")
     for run in runs:
+        if run.orphan and run.end <= run.begin:
+            continue  # it was another's before it began
         if run.begin < busy_until:
             found.append(Fault(kind=OVERLAPPED, task=run.task, detail=f"began at {run.begin} while another ran"))
         busy_until = max(busy_until, run.end)

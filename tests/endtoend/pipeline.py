@@ -219,14 +219,18 @@ def shared() -> list[Recorded]:
     return [*diamonds, *crates, *grown, Flaky(0)]
 
 
+def recorded(workers: int) -> list[Recorded]:
+    """Every recorded task of a run with that many workers."""
+    return [*shared(), *(task for n in range(workers) for task in (Summary(n), Report(n)))]
+
+
 def expected(workers: int) -> list[Expected]:
     """What a complete run with that many workers must have recorded."""
-    tasks = [*shared(), *(task for n in range(workers) for task in (Summary(n), Report(n)))]
     return [
         Expected(
             task=task.name(),
             resources=dict(task.process_resources()),
             failures=FLAKY_FAILURES if isinstance(task, Flaky) else 0,
         )
-        for task in tasks
+        for task in recorded(workers)
     ]

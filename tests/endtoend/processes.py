@@ -107,20 +107,32 @@ class Worker:
 
     process: subprocess.Popen[bytes]
     log: Path
+    ended: bool = False
+
+    def end(self) -> None:
+        """Kill what is left of it. Idempotent: once it is gone, its id may become another's."""
+        if not self.ended:
+            self.ended = True
+            end(self.process)
 
 
 class Processes(ExitStack):
     """Servers and workers of one run; leaving the block kills what is left of them."""
 
+    def keep(self, server: Server) -> Server:
+        """See to it that a server that is started does not outlive the block."""
+        self.callback(lambda: server.process and server.process.poll() is None and end(server.process))
+        return server
+
     def serve(self, server: Server) -> Server:
-        self.callback(lambda: server.process and end(server.process))
-        server.start()
+        self.keep(server).start()
         return server
 
     def work(self, arguments: Iterable[str], log: Path, environment: Mapping[str, str]) -> Worker:
         process = spawn([sys.executable, "-m", "luigi", *arguments], log, environment)
-        self.callback(lambda: end(process))
-        return Worker(process=process, log=log)
+        worker = Worker(process=process, log=log)
+        self.callback(worker.end)
+        return worker
 
 
 def spawn(command: list[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -14,9 +14,9 @@ from checker import (
     OVERLAPPED,
     UNEXPECTED,
     UNFINISHED,
-    Death,
     Expected,
     Fault,
+    Taken,
     faults,
     orphans,
 )
@@ -39,9 +39,9 @@ SOUND = [*execution("a", 0, 1), *execution("b", 0, 1), *execution("c", 1, 2)]
 
 
 def kinds(
-    events: list[record.Event], expected: list[Expected] = EXPECTED, deaths: tuple[Death, ...] = ()
+    events: list[record.Event], expected: list[Expected] = EXPECTED, taken: tuple[Taken, ...] = ()
 ) -> list[tuple[str, str]]:
-    return [(fault.kind, fault.task) for fault in faults(events, expected, LIMITS, deaths)]
+    return [(fault.kind, fault.task) for fault in faults(events, expected, LIMITS, taken)]
 
 
 def test_a_sound_record_has_no_fault() -> None:
@@ -101,58 +101,66 @@ def test_more_of_a_resource_in_use_than_allowed_is_over_the_limit() -> None:
     assert faults(crowded, EXPECTED, LIMITS) == [Fault(kind=OVER_LIMIT, task="licence", detail="2 in use, limit 1")]
 
 
-FROZEN = execution("a", 0, 9, run="2", worker="frozen")
-"""An execution that goes on after its worker was declared dead at 5."""
+FROZEN = execution("a", 1, 9, run="2", worker="frozen")
+"""An execution that goes on after the task was taken from its worker at 5."""
 
-DEATH = Death(worker="frozen", at=5)
+TAKEN = Taken(worker="frozen", task="a", since=0.5, at=5)
 
 
-def test_what_a_dead_worker_ran_may_run_again() -> None:
+def test_what_was_taken_from_a_dead_worker_may_run_again() -> None:
     again = [*execution("a", 6, 7), *SOUND[2:]]
-    assert kinds([*FROZEN, *again], deaths=(DEATH,)) == []
-    assert kinds([FROZEN[0], *again], deaths=(DEATH,)) == []
+    assert kinds([*FROZEN, *again], taken=(TAKEN,)) == []
+    assert kinds([FROZEN[0], *again], taken=(TAKEN,)) == []
     assert kinds([*FROZEN, *again]) == [(DOUBLED, "a"), (OVERLAPPED, "a")]
-    assert [(run.task, run.worker, run.end) for run in orphans([*FROZEN, *again], [DEATH])] == [("a", "frozen", 5)]
+    found = orphans([*FROZEN, *again], [TAKEN])
+    assert [(run.task, run.worker, run.end) for run in found] == [("a", "frozen", 5)]
 
 
-def test_not_before_it_was_declared_dead() -> None:
-    early = [*FROZEN, *execution("a", 4, 7), *SOUND[2:]]
-    assert kinds(early, deaths=(DEATH,)) == [(OVERLAPPED, "a")]
+def test_what_ended_unreported_may_run_again() -> None:
+    assert kinds([*execution("a", 1, 4, run="2", worker="frozen"), *execution("a", 6, 7), *SOUND[2:]], taken=(TAKEN,)) == []
 
 
-def test_not_what_it_had_ended_before() -> None:
-    ended = [*execution("a", 0, 4, run="2", worker="frozen"), *execution("a", 6, 7), *SOUND[2:]]
-    assert kinds(ended, deaths=(DEATH,)) == [(DOUBLED, "a")]
+def test_what_began_after_it_was_taken_is_an_orphan_too() -> None:
+    late = [*execution("a", 8, 9, run="2", worker="frozen"), *execution("a", 6, 8.5), *SOUND[2:]]
+    assert kinds(late, taken=(TAKEN,)) == []
+
+
+def test_not_before_it_was_taken() -> None:
+    assert kinds([*FROZEN, *execution("a", 4, 7), *SOUND[2:]], taken=(TAKEN,)) == [(OVERLAPPED, "a")]
 
 
 def test_not_twice() -> None:
     thrice = [*FROZEN, *execution("a", 6, 7), *execution("a", 8, 9, run="3"), *SOUND[2:]]
-    assert kinds(thrice, deaths=(DEATH,)) == [(DOUBLED, "a")]
+    assert kinds(thrice, taken=(TAKEN,)) == [(DOUBLED, "a")]
 
 
-def test_another_worker_s_death_excuses_nothing() -> None:
-    assert kinds([*FROZEN, *execution("a", 6, 7), *SOUND[2:]], deaths=(Death(worker="w", at=5),)) == [
-        (DOUBLED, "a"),
-        (OVERLAPPED, "a"),
-    ]
+def test_not_what_it_was_not_given_then() -> None:
+    before = [*execution("a", 0, 0.2, run="2", worker="frozen"), *execution("a", 6, 7), *SOUND[2:]]
+    assert kinds(before, taken=(TAKEN,)) == [(DOUBLED, "a")]
+
+
+@pytest.mark.parametrize("other", [{"worker": "w"}, {"task": "b"}])
+def test_what_was_taken_from_another_excuses_nothing(other: dict[str, str]) -> None:
+    taken = Taken(**{"worker": "frozen", "task": "a", **other}, since=5.5, at=6)
+    assert kinds([*FROZEN, *execution("a", 2, 4), *SOUND[2:]], taken=(taken,)) == [(DOUBLED, "a"), (OVERLAPPED, "a")]
 
 
 def test_what_only_a_dead_worker_did_is_done() -> None:
-    assert kinds([*FROZEN, *SOUND[2:]], deaths=(DEATH,)) == []
-    assert kinds([FROZEN[0], *SOUND[2:]], deaths=(DEATH,)) == [(LOST, "a")]
+    assert kinds([*FROZEN, *SOUND[2:]], taken=(TAKEN,)) == []
+    assert kinds([FROZEN[0], *SOUND[2:]], taken=(TAKEN,)) == [(LOST, "a")]
 
 
 def test_a_dead_worker_may_have_taken_a_failure_with_it() -> None:
     flaky = [Expected(task="a", failures=1)]
-    assert kinds([FROZEN[0], *execution("a", 6, 7)], flaky, (DEATH,)) == []
+    assert kinds([FROZEN[0], *execution("a", 6, 7)], flaky, (TAKEN,)) == []
     failing = [*execution("a", 6, 7, kind=record.FAILED, run="3"), *execution("a", 8, 9, run="4")]
-    assert kinds([*FROZEN, *failing], flaky, (DEATH,)) == []
+    assert kinds([*FROZEN, *failing], flaky, (TAKEN,)) == []
 
 
 def test_what_a_dead_worker_held_is_free_again() -> None:
-    frozen = execution("b", 0, 9, run="2", worker="frozen")
+    frozen = execution("b", 1, 9, run="2", worker="frozen")
     held = [*frozen, *execution("c", 5.5, 6), *execution("b", 6, 7), *execution("a", 0, 1)]
-    assert kinds(held, deaths=(DEATH,)) == []
+    assert kinds(held, taken=(Taken(worker="frozen", task="b", since=0.5, at=5),)) == []
     assert kinds(held) == [(DOUBLED, "b"), (OVERLAPPED, "b"), (OVER_LIMIT, "licence")]
 
 
