@@ -10,6 +10,8 @@ Where it differs from `luigi.scheduler.Scheduler`, and why:
   running batch uses also shrinks what it asks for when it runs again.
 - `Task.deps` iterates sorted. Stock's set iterates by the hashes of strings, which differ from process to process; new
   dependencies are inserted, and cycles resolved, in that order. `twins.Twins` does the same to ours.
+- Of new dependencies that a worker reports for a task that another one runs, nothing is taken note of. Stock takes the task from
+  that one, which is what happens when a worker repeats such a report because its reply was lost.
 - A call that raises changes nothing: `Oracle` starts over and replays all others. Stock keeps what was done up to the error.
   Of the calls in `steps` these raise: claiming a batch whose tasks run no more, and decreasing the resources of a task that
   a worker declared RUNNING without having been given it.
@@ -24,6 +26,7 @@ from functools import partial
 from typing import Any
 
 from luigi import scheduler as luigi_scheduler
+from luigi.task_status import BATCH_RUNNING, RUNNING
 
 Build = Callable[[], luigi_scheduler.Scheduler]
 
@@ -84,6 +87,13 @@ class Stock(luigi_scheduler.Scheduler):
         self._state = State(self._config.state_path)
         self._state._metrics_collector = collector
         self._make_task = partial(Task, retry_policy=self._config._get_retry_policy())
+
+    def add_task(self, **arguments: Any) -> None:
+        task = self._state.get_task(arguments["task_id"])
+        running = task is not None and task.status in (RUNNING, BATCH_RUNNING)
+        if arguments.get("new_deps") and running and task.worker_running not in (None, arguments["worker"]):
+            arguments["new_deps"] = None
+        super().add_task(**arguments)
 
 
 class _Time:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from luigi import configuration
 from luigi import scheduler as luigi_scheduler
 from luigi import task_history as luigi_history
 from luigi.metrics import NoMetricsCollector
-from luigi.task_status import DONE, PENDING, RUNNING, UNKNOWN
+from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
 
 from luigi_spanner.graph import selection, surroundings
 from luigi_spanner.graph.entries import NO_COUNTS
@@ -116,6 +116,20 @@ class Graph(luigi_scheduler.Scheduler):
         with surroundings.entered(self.tracker, self.clock):
             worker.update(None)
         return NO_MESSAGES
+
+    # A rule that differs from stock's
+
+    @wraps(luigi_scheduler.Scheduler.add_task)
+    def add_task(self, *args: Any, **arguments: Any) -> None:
+        # A worker repeats a report whose reply was lost. When it said that a task needs more, others may have done that meanwhile
+        # and another worker may run the task again: stock takes it from that one, and it runs twice.
+        if arguments.get("new_deps") and self._runs_elsewhere(arguments.get("task_id"), arguments.get("worker")):
+            arguments["new_deps"] = None
+        super().add_task(*args, **arguments)
+
+    def _runs_elsewhere(self, task_id: Any, worker_id: Any) -> bool:
+        task = self._state.get_task(task_id)
+        return task is not None and task.status in (RUNNING, BATCH_RUNNING) and task.worker_running not in (None, worker_id)
 
     # Rules that differ from stock's in how, not in what
 
