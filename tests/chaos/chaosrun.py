@@ -167,24 +167,24 @@ def _with(text: str, name: str, value: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _last(fleet: Fleet, crew: Crew, weather: Weather, calm: float, say: Callable[[str], object]) -> None:
-    """Let it go on until nothing more is to come and the workers have finished. Raises TimedOut."""
-    told = time.monotonic()
-    while not (weather.over and crew.idle):
+def _last(fleet: Fleet, crew: Crew, weather: Weather, least: float, say: Callable[[str], object]) -> None:
+    """Let it go on until `least`, until nothing more is to come and the workers have finished. Raises TimedOut."""
+    began = told = time.monotonic()
+    calm = None
+    while calm is None or not crew.idle:
         weather.look()
         fleet.look()
         crew.look()
         now = time.monotonic()
-        if now > calm:
+        if calm is None and now > least and weather.over:
+            calm = now
             crew.close()
-        if now > calm + SETTLE_SECONDS:
+        if calm is not None and now > calm + SETTLE_SECONDS:
             raise TimedOut(f"the workers have not finished {SETTLE_SECONDS:.0f} s after the last fault")
         if now - told > TELL_SECONDS:
             told = now
-            done = sum(shift.exit_code == 0 for shift in crew.shifts)
-            say(
-                f"{now - calm:+7.0f} s: {len(weather.happened)} faults, {len(crew.rounds())} rounds, {done} workers have finished"
-            )
+            done, rounds = sum(shift.exit_code == 0 for shift in crew.shifts), len(crew.rounds())
+            say(f"{now - began:6.0f} s: {len(weather.happened)} faults, {rounds} rounds, {done} workers have finished")
         time.sleep(LOOK_SECONDS)
 
 

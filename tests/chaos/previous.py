@@ -1,0 +1,40 @@
+"""The release before this one, out of git's history, to run beside this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from fleet import with_source
+
+ROOT = Path(__file__).resolve().parents[2]
+
+COMMIT = "5bd83423680424111d6b76109adfb12bb66ca7df"
+"""The release that replicas are upgraded from. The only place that names it: when a release is made, the commit that follows it
+puts that release's commit here, so that the next one is always tried beside the one that people run."""
+
+HOW_TO_GET_IT = (
+    f"needs the previous release, commit {COMMIT[:12]}, from git's history: run it in a clone, not in an unpacked archive, and "
+    "fetch the whole history of a shallow one with `git fetch --unshallow`"
+)
+
+
+def source_root(directory: Path) -> Path | None:
+    """Unpack the previous release into `directory`; the source root for Python's path. None where history is not there."""
+    if subprocess.run(["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"], cwd=ROOT, capture_output=True).returncode != 0:
+        return None
+    directory.mkdir(parents=True)
+    archive = ["git", "archive", "--format=tar", COMMIT, "scheduler", "migrations"]
+    with subprocess.Popen(archive, cwd=ROOT, stdout=subprocess.PIPE) as packed:
+        subprocess.run(["tar", "-x", "-C", str(directory)], stdin=packed.stdout, check=True)
+    assert packed.returncode == 0, archive
+    return directory / "scheduler"
+
+
+def imported_from(source: Path | None) -> Path:
+    """Where a process that looks into `source` first has `luigi_spanner` from."""
+    command = [sys.executable, "-c", "import luigi_spanner; print(luigi_spanner.__file__)"]
+    found = subprocess.run(command, env=with_source(os.environ, source), cwd="/", capture_output=True, text=True, check=True)
+    return Path(found.stdout.strip()).parents[1]
