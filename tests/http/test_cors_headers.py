@@ -76,3 +76,9 @@ def test_errors_carry_them_too(memory: Client, cors: dict[str, str]) -> None:
     cors["enabled"] = cors["allow_any_origin"] = "true"
     answer = memory.get("/api/nothing", Origin="http://a")
     assert (answer.status, named(answer)) == (404, {"Access-Control-Allow-Origin": "*"})
+
+
+def test_the_description_may_be_read_as_calls_may_be_made(memory: Client, cors: dict[str, str]) -> None:
+    assert named(memory.get("/api/openapi.json", Origin="http://a")) == {}
+    cors["enabled"] = cors["allow_any_origin"] = "true"
+    assert named(memory.get("/api/openapi.json", Origin="http://a")) == {"Access-Control-Allow-Origin": "*"}

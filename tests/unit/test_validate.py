@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spanner.calls import BadRequest, UnknownMethod
-from luigi_spanner.server import validate
+from luigi_spanner.server import checks, validate
 
 METHODS = validate.methods(luigi.scheduler.Scheduler, luigi.scheduler.RPC_METHODS)
 
@@ -48,7 +48,7 @@ def test_reserved_information_is_what_worker_list_says() -> None:
     scheduler = luigi.scheduler.Scheduler()
     scheduler.add_worker("w", {})
     (shown,) = scheduler.worker_list(include_running=False)
-    assert set(shown) == validate.SHOWN_INFO
+    assert set(shown) == checks.SHOWN_INFO
 
 
 def test_find() -> None:
@@ -85,19 +85,19 @@ def test_whole_surrogate_pairs_are_text() -> None:
 
 
 def test_numbers() -> None:
-    assert validate.number(1.5) is validate.number(-(2**63)) is validate.amount(0) is validate.limit(math.inf) is None
+    assert checks.number(1.5) is checks.number(-(2**63)) is checks.amount(0) is checks.limit(math.inf) is None
     for wrong in (math.inf, math.nan, 2**63, True, "1", None, []):
-        assert validate.number(wrong)
-    assert validate.limit(math.nan) and validate.limit(True) and validate.amount(-0.1) and validate.whole(1.0)
+        assert checks.number(wrong)
+    assert checks.limit(math.nan) and checks.limit(True) and checks.amount(-0.1) and checks.whole(1.0)
     for right in (True, False, math.inf, -math.inf, 10**400, 0.5):
-        assert validate.rank(right) is None
-    assert validate.rank(math.nan) and validate.rank("1") and validate.rank(None)
+        assert checks.rank(right) is None
+    assert checks.rank(math.nan) and checks.rank("1") and checks.rank(None)
 
 
 def test_scalars() -> None:
     for right in (None, True, 0, math.nan, math.inf, "", "yes", 10**30):
-        assert validate.scalar(right) is None
-    assert validate.scalar([]) and validate.scalar({})
+        assert checks.scalar(right) is None
+    assert checks.scalar([]) and checks.scalar({})
 
 
 def test_true_and_false_are_amounts() -> None:
@@ -110,10 +110,10 @@ def test_true_and_false_are_amounts() -> None:
 
 
 def test_identifiers() -> None:
-    longest = "x" * validate.ID_BYTES
-    assert validate.identifier(longest) is validate.identifier("ä" * (validate.ID_BYTES // 2)) is None
-    assert validate.identifier("a\udce4") and validate.text("a\udce4") is None
-    assert validate.identifier(longest + "x") and validate.identifier("ä" * (validate.ID_BYTES // 2 + 1))
+    longest = "x" * checks.ID_BYTES
+    assert checks.identifier(longest) is checks.identifier("ä" * (checks.ID_BYTES // 2)) is None
+    assert checks.identifier("a\udce4") and checks.text("a\udce4") is None
+    assert checks.identifier(longest + "x") and checks.identifier("ä" * (checks.ID_BYTES // 2 + 1))
 
 
 def test_faults_name_the_place() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os.path
+import re
 from collections.abc import Callable
 
 import luigi
@@ -16,8 +18,16 @@ from luigi_spanner.calls import Scheduling
 from luigi_spanner.ids import random_id
 from luigi_spanner.server.api import Service
 from luigi_spanner.server.door import Door
-from luigi_spanner.server.front import Front
-from luigi_spanner.server.handlers import HealthHandler, HistoryHandler, MetricsHandler, ReadyHandler, RootHandler
+from luigi_spanner.server.front import DESCRIPTION, Front
+from luigi_spanner.server.handlers import (
+    DescriptionHandler,
+    HealthHandler,
+    HistoryHandler,
+    MetricsHandler,
+    ReadyHandler,
+    RootHandler,
+)
+from luigi_spanner.server.openapi import describe
 from luigi_spanner.server.validate import methods
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -48,10 +58,12 @@ def app(
         door=door or Door(),
     )
     given = {"service": service}
+    description = json.dumps(describe(service.methods), indent=1).encode("ascii")
     pages = tornado.web.Application(
         [
             (r"/", RootHandler),
             (r"/(?:tasklist|history)(?:/.*)?", HistoryHandler),
+            (re.escape(DESCRIPTION), DescriptionHandler, {"description": description}),
             (r"/metrics", MetricsHandler, given),
             (r"/healthz", HealthHandler, given),
             (r"/readyz", ReadyHandler, given),

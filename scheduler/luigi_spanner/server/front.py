@@ -18,6 +18,9 @@ from tornado.web import Application
 from luigi_spanner.server.api import Service
 from luigi_spanner.server.exchange import Exchange
 
+DESCRIPTION = "/api/openapi.json"
+"""Where the calls are described. In stock what follows `/api/` is the name of a Python method, and none has a dot in it."""
+
 
 class Front(HTTPServerConnectionDelegate):
     """Answers calls itself and lets `pages` answer the rest. A body must arrive within `body_seconds`, of whatever request."""
@@ -63,4 +66,6 @@ class _Arrival(HTTPMessageDelegate):
 
 
 def _is_call(target: str) -> bool:
-    return target.startswith("/api/") or target.partition("?")[0] == "/api"
+    if target.startswith("/api/"):
+        return not target.startswith(DESCRIPTION) or target.partition("?")[0] != DESCRIPTION
+    return target.partition("?")[0] == "/api"

@@ -8,7 +8,8 @@ from typing import Any
 import tornado.web
 
 from luigi_spanner._version import __version__
-from luigi_spanner.server.api import Service, is_over
+from luigi_spanner.server.api import JSON_TYPE, Service, is_over
+from luigi_spanner.server.cors import reply_headers
 from luigi_spanner.stores import StoreError
 
 READY_SECONDS = 5.0
@@ -54,6 +55,21 @@ class MetricsHandler(tornado.web.RequestHandler):
         body, kind = exposed
         self.set_header("Content-Type", kind)
         self.finish(body)
+
+
+class DescriptionHandler(tornado.web.RequestHandler):
+    """`/api/openapi.json`: the calls, described for programs. Pages of other origins may read it as they may make the calls."""
+
+    def initialize(self, description: bytes) -> None:
+        self._description = description
+
+    def get(self) -> None:
+        for name, value in reply_headers(self.request.headers.get("Origin")).items():
+            self.set_header(name, value)
+        self.set_header("Content-Type", JSON_TYPE)
+        self.finish(self._description)
+
+    head = get
 
 
 class HealthHandler(tornado.web.RequestHandler):
