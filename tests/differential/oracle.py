@@ -12,9 +12,9 @@ Where it differs from `luigi.scheduler.Scheduler`, and why:
   dependencies are inserted, and cycles resolved, in that order. `twins.Twins` does the same to ours.
 - Of new dependencies that a worker reports for a task that another one runs, nothing is taken note of. Stock takes the task from
   that one, which is what happens when a worker repeats such a report because its reply was lost.
+- A task that a worker declared RUNNING without having been given it holds no resources that could be decreased: stock raises.
 - A call that raises changes nothing: `Oracle` starts over and replays all others. Stock keeps what was done up to the error.
-  Of the calls in `steps` these raise: claiming a batch whose tasks run no more, and decreasing the resources of a task that
-  a worker declared RUNNING without having been given it.
+  Of the calls in `steps` one raises: claiming a batch whose tasks run no more.
 """
 
 from __future__ import annotations
@@ -94,6 +94,10 @@ class Stock(luigi_scheduler.Scheduler):
         if arguments.get("new_deps") and running and task.worker_running not in (None, arguments["worker"]):
             arguments["new_deps"] = None
         super().add_task(**arguments)
+
+    def decrease_running_task_resources(self, task_id: str, decrease_resources: dict[str, Any]) -> None:
+        if hasattr(self._state.get_task(task_id), "resources_running"):
+            super().decrease_running_task_resources(task_id, decrease_resources)
 
 
 class _Time:

@@ -29,6 +29,7 @@ from luigi_spanner.graph import listings
 from luigi_spanner.graph.containers import OwnedSet
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.listings import LISTINGS, Listings, Render
+from luigi_spanner.graph.state import NoSuchBatch
 from luigi_spanner.replica import Replica
 from luigi_spanner.stores.memory import Database, MemoryStore
 
@@ -317,7 +318,12 @@ class Twins:
             (step.method, text, partial(self._number, number)) for step, text, number in zip(batch, texts, numbers, strict=True)
         ]
         replies = self._ours.batch(batch[0].taker, calls)
-        return [reply if isinstance(reply, str) else type(reply) for reply in replies]
+        return [reply if isinstance(reply, str) else _as_stock(type(reply)) for reply in replies]
+
+
+def _as_stock(error: type[Exception]) -> type[Exception]:
+    """The error that stock raises where ours raises this one: ours may say more exactly what is wrong."""
+    return IndexError if issubclass(error, NoSuchBatch) else error
 
 
 def _normal(reply: str | type[Exception]) -> Any:

@@ -18,6 +18,7 @@ from serving import Client, in_query, serving
 
 from luigi_spanner import Scheduler
 from luigi_spanner.calls import Call, RuleFailed, Status, StoreDown
+from luigi_spanner.graph.graph import Graph
 from luigi_spanner.server import api, exchange
 
 
@@ -201,17 +202,38 @@ def test_a_request_id_unfit_for_a_log_is_replaced(memory: Client, offered: str) 
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-Id"])
 
 
-def test_a_bug_in_a_rule_is_a_500_whose_id_the_log_has(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_claim_of_a_batch_that_does_not_run_is_refused(client: Client) -> None:
+    """Stock, and ours before, answered 500: Luigi's rule looks for the first task of the batch."""
+    client.call("add_task", worker="w", task_id="A", family="F")
+    client.call("add_task", worker="w", task_id="B", family="F", status="BATCH_RUNNING", batch_id="told")
+    before = client.tasks()
+    for batch_id in ("none", "told"):
+        answer = client.call("add_task", worker="w", task_id="C", status="RUNNING", batch_id=batch_id, family="G")
+        assert (answer.status, answer.json["error"]["code"]) == (400, "bad_request")
+        assert "batch_id" in answer.fault
+    assert client.tasks() == before
+
+
+def test_a_task_that_runs_without_having_been_handed_out_holds_nothing(client: Client) -> None:
+    """Before, as in stock, decreasing what it holds met an attribute that is not there."""
+    client.call("add_task", worker="w", task_id="A", family="F", status="RUNNING", resources={"r": 2})
+    assert client.call("decrease_running_task_resources", task_id="A", decrease_resources={"r": 1}).value is None
+    assert client.call("get_running_task_resources", task_id="A").value["resources"] is None
+
+
+def test_a_bug_in_a_rule_is_a_500_whose_id_the_log_has(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client.call("add_task", worker="w", task_id="A", family="F")
     before = client.tasks()
+    monkeypatch.setattr(Graph, "_update_priority", lambda self, task, priority, worker: {}["no rule fails by itself"])
     with caplog.at_level(logging.ERROR):
-        # Luigi looks for the first task of a batch that has none
-        answer = client.call("add_task", worker="w", task_id="A", status="RUNNING", batch_id="none", family="G")
+        answer = client.call("add_task", worker="w", task_id="A", status="DONE", family="G")
     assert answer.status == 500
     request_id = answer.json["error"]["request_id"]
     assert answer.headers["X-Request-Id"] == request_id
     assert request_id in caplog.text
-    assert "IndexError" in caplog.text
+    assert "KeyError" in caplog.text
     assert caplog.text.count(request_id) == 1
     assert client.tasks() == before
 

@@ -79,7 +79,9 @@ def test_defaults_are_those_of_the_signatures() -> None:
 
 # A small world, so that values of every kind are met often
 
-WORDS = st.sampled_from(["", "DONE", "PENDING", "name", "first_task", "retry_count", "disable_window", "x", "\0", "\u00e9"])
+WORDS = st.sampled_from(
+    ["", "DONE", "PENDING", "name", "first_task", "workers", "retry_count", "disable_window", "x", "\0", "\u00e9"]
+)
 NUMBERS = st.integers(-(2**64), 2**64) | st.sampled_from([0, 1, -1, 0.5, -0.5, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1])
 SCALARS = st.none() | st.booleans() | NUMBERS | WORDS
 VALUES = st.recursive(

@@ -39,6 +39,12 @@ def test_static_serves_no_other_file(memory: Client) -> None:
     assert memory.get("/static/%2e%2e/server.py").status in (403, 404)
 
 
+def test_no_file_s_name_holds_a_nul(memory: Client) -> None:
+    """Before, as in stock, this was a 500."""
+    assert memory.get("/static/%00").status == 404
+    assert memory.get("/static/visualiser/index.html%00").status == 404
+
+
 def test_the_visualiser_s_calls(client: Client) -> None:
     client.call("add_task", worker="w", task_id="T", family="F")
     tasks = client.get(in_query("task_list", status="PENDING", upstream_status="", search="")).value

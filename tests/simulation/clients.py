@@ -17,7 +17,7 @@ from steps import RULES
 from twins import Step
 from virtual import OUTSIDE
 
-from luigi_spanner.calls import RuleFailed
+from luigi_spanner.calls import BadRequest, RuleFailed
 
 PATIENCE = 12.0
 """Seconds after which a client hangs up: above the service's own hold."""
@@ -55,7 +55,7 @@ class Client:
             if request.reply is None:
                 self._failed()
             tries -= 1
-            if not tries or request.reply is not None or isinstance(request.error, RuleFailed):
+            if not tries or request.reply is not None or isinstance(request.error, (BadRequest, RuleFailed)):
                 return request
             await asyncio.sleep(PAUSE)
 

@@ -14,7 +14,7 @@ from oracle import State as StockState
 from plans import Plan
 from twins import Witness, _Ids, _normal
 
-from luigi_spanner.calls import RuleFailed
+from luigi_spanner.calls import BadRequest, RuleFailed
 from luigi_spanner.journal import decode
 
 CLOCKS = 3.0
@@ -156,7 +156,7 @@ class Judge:
     def _stands(self, request_id: str, attempt: Attempt) -> bool:
         """Whether a client was answered from this attempt."""
         request = self._record.requests.get(request_id)
-        answered = request is not None and (request.reply is not None or isinstance(request.error, RuleFailed))
+        answered = request is not None and (request.reply is not None or isinstance(request.error, (BadRequest, RuleFailed)))
         return answered and request is not None and request.attempt is attempt and not request.told_nothing
 
     def _play(self, ran: Ran, landed: Landed | None) -> None:

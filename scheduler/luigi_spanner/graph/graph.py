@@ -162,6 +162,18 @@ class Graph(luigi_scheduler.Scheduler):
         if task is not None:
             self.tracker.defer(partial(self._state._metrics_collector.handle_task_statistics, task.detached(), statistics))
 
+    def decrease_running_task_resources(self, task_id: str, decrease_resources: dict[str, Any]) -> None:
+        # Stock fails on a task that runs without having been handed out: it holds nothing that could become less.
+        task = self._state.get_task(task_id)
+        if task is None or task.status != RUNNING:
+            return
+        batch = [] if task.batch_id is None else self._state.get_batch_running_tasks(task.batch_id)
+        for running in (task, *batch):
+            held = getattr(running, "resources_running", None) or {}
+            for resource, amount in decrease_resources.items():
+                if amount > 0 and resource in held:
+                    held[resource] = max(0, held[resource] - amount)
+
     # Rules answered from the index instead of by a look at every task
 
     def get_work(

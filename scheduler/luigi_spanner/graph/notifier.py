@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from luigi.batch_notifier import batch_email
 
 from luigi_spanner.graph.state import State
+from luigi_spanner.journal import compact
 
 NEXT_EMAIL = ("next_email",)
 
@@ -38,7 +39,13 @@ class Notifier:
         self._state.emails.put((ordinal,), {"kind": kind, "family": args[1], "arguments": list(args)})
         if NEXT_EMAIL not in self._state.settings:
             self._state.settings.put(NEXT_EMAIL, {"value": self._state.now() + 60 * batch_email().email_interval})
-        self._state.tracker.defer(partial(getattr(self._mailer, kind), *args))
+        self._state.tracker.defer(partial(self._tell, kind, args))
+
+    def _tell(self, kind: str, args: Sequence[Any]) -> None:
+        """Pass a failure on to Luigi's notifier, which expects every text to be one."""
+        name, family, unbatched, *explained, owners = args
+        params = {_mailable(key): _mailable(value) for key, value in unbatched.items()}
+        getattr(self._mailer, kind)(_mailable(name), _mailable(family), params, *map(_mailable, explained), owners or ())
 
     def update(self) -> None:
         """Send when the interval has passed; the first failure starts it."""
@@ -67,4 +74,12 @@ class Notifier:
         """Start over from the rows, after they came from elsewhere."""
         self._mailer = self._make()
         for _, row in sorted(self._state.emails.items()):
-            getattr(self._mailer, row["kind"])(*row["arguments"])
+            self._tell(row["kind"], row["arguments"])
+
+
+def _mailable(value: Any) -> str:
+    """What a caller gave, as text that a mail can hold: an explanation may be any JSON, and half of a surrogate pair is no text."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else compact(value)
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -56,6 +56,19 @@ class ByStatus(dict[str, StatusTasks]):
         return tasks
 
 
+class NoSuchBatch(IndexError):
+    """A worker claims a batch that nobody has handed out, or of which nothing runs any more."""
+
+
+class Batch(list[Task]):
+    """The tasks of a batch that run. Luigi's rule for a claim takes the first without asking whether there is one."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if getattr(next(iter(self), None), "resources_running", None) is None:
+            raise NoSuchBatch("batch_id names no batch that is running.")
+        return super().__getitem__(index)
+
+
 class State(luigi_scheduler.SimpleTaskState):
     """Luigi's state in tracked containers.
 
@@ -197,10 +210,10 @@ class State(luigi_scheduler.SimpleTaskState):
         """How many tasks have the status."""
         return len(self._status_tasks[status])
 
-    def get_batch_running_tasks(self, batch_id: str) -> list[Task]:
+    def get_batch_running_tasks(self, batch_id: str) -> Batch:
         assert batch_id is not None
         self.index.refresh()
-        return self.by_status_order(self.index.batches.get(batch_id, ()))
+        return Batch(self.by_status_order(self.index.batches.get(batch_id, ())))
 
     def by_status_order(self, task_ids: Iterable[str]) -> list[Task]:
         """The tasks in the order in which they took their status."""

@@ -1,7 +1,7 @@
-"""What Luigi's rules see of the outside while a call runs: the clock and the mail.
+"""What Luigi's rules see of the outside while a call runs: the clock, the mail and the explanations of failures.
 
-The rules look up `time` and `notifications` in their own module. `install` puts stand-ins there, once, that behave just as the
-originals unless a call of ours runs in this thread: then the time is the replica's (I6) and mail waits for the commit (I5).
+The rules look up `time`, `notifications` and `json` in their own module. `install` puts stand-ins there, once, that behave just as the
+originals unless a call of ours runs in this thread: then the time is the replica's (I6), mail waits for the commit (I5), and a failure is explained by whatever its worker sent.
 """
 
 from __future__ import annotations
@@ -54,12 +54,27 @@ class _Notifications(_StandIn):
             tracker.defer(send, slow=True)
 
 
+class _Json(_StandIn):
+    def loads(self, text: Any) -> Any:
+        """The rules read one JSON: why a task failed. What is none they take as it is, if told so by a ValueError."""
+        if _running.tracker is None:
+            return self.original.loads(text)
+        if not isinstance(text, str):
+            raise ValueError("no text")
+        try:
+            return self.original.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deep") from error
+
+
 def install() -> None:
     """Put the stand-ins in place; again is harmless."""
     if isinstance(luigi_scheduler.time, ModuleType):
         luigi_scheduler.time = _Time(luigi_scheduler.time)
     if isinstance(luigi_scheduler.notifications, ModuleType):
         luigi_scheduler.notifications = _Notifications(luigi_scheduler.notifications)
+    if isinstance(luigi_scheduler.json, ModuleType):
+        luigi_scheduler.json = _Json(luigi_scheduler.json)
 
 
 @contextmanager

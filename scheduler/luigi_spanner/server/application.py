@@ -26,6 +26,7 @@ from luigi_spanner.server.handlers import (
     MetricsHandler,
     ReadyHandler,
     RootHandler,
+    StaticHandler,
 )
 from luigi_spanner.server.openapi import describe
 from luigi_spanner.server.validate import methods
@@ -68,6 +69,7 @@ def app(
             (r"/healthz", HealthHandler, given),
             (r"/readyz", ReadyHandler, given),
         ],
+        static_handler_class=StaticHandler,
         static_path=os.path.join(os.path.dirname(luigi.__file__), "static"),
         unescape=tornado.escape.xhtml_unescape,
         compress_response=True,

@@ -218,24 +218,34 @@ def retry_policy(value: Any) -> str | None:
     return None
 
 
-_INFO_NAME: Schema = {"type": "string", "not": {"enum": sorted(SHOWN_INFO)}}
-_FIRST_TASK: Schema = {"type": ["string", "null"]}
-_INFO_PAIR: Schema = {
-    "type": "array",
-    "minItems": 2,
-    "maxItems": 2,
-    "anyOf": [
-        {"prefixItems": [{**_INFO_NAME, "not": {"enum": ["first_task", *sorted(SHOWN_INFO)]}}]},
-        {"prefixItems": [{"const": "first_task"}, _FIRST_TASK]},
-    ],
-}
+READ_INFO: Mapping[str, Check] = {"first_task": optional(text), "workers": rank}
+"""What the scheduler itself reads of a worker's information, for every other worker's calls."""
+
+
+def _info_pair(name: Schema, value: Schema) -> Schema:
+    return {"prefixItems": [{"type": "string", **name}, value]}
 
 
 @accepting(
     {
         "anyOf": [
-            {"type": "object", "propertyNames": _INFO_NAME, "properties": {"first_task": _FIRST_TASK}},
-            {"type": "array", "items": _INFO_PAIR},
+            {
+                "type": "object",
+                "propertyNames": {"not": {"enum": sorted(SHOWN_INFO)}},
+                "properties": {name: check.schema for name, check in READ_INFO.items()},
+            },
+            {
+                "type": "array",
+                "items": {
+                    "type": "array",
+                    "minItems": 2,
+                    "maxItems": 2,
+                    "anyOf": [
+                        _info_pair({"not": {"enum": sorted(SHOWN_INFO | READ_INFO.keys())}}, {}),
+                        *(_info_pair({"const": name}, check.schema) for name, check in READ_INFO.items()),
+                    ],
+                },
+            },
         ]
     }
 )
@@ -252,8 +262,9 @@ def worker_info(value: Any) -> str | None:
             return f" must hold names that are strings, not {kind(name)}"
         if name in SHOWN_INFO:
             return f" must not hold {quoted(name)}: the scheduler itself says that of a worker"
-        if name == "first_task" and item is not None and not isinstance(item, str):
-            return f"[{quoted(name)}]{text(item)}"
+        fault = READ_INFO[name](item) if name in READ_INFO else None
+        if fault is not None:
+            return f"[{quoted(name)}]{fault}"
     return None
 
 

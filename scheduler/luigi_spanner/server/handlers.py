@@ -34,6 +34,16 @@ class RootHandler(tornado.web.RequestHandler):
         self.set_status(204)
 
 
+class StaticHandler(tornado.web.StaticFileHandler):
+    """`/static/...`: the visualiser's files, out of the installed luigi package."""
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        try:
+            return super().validate_absolute_path(root, absolute_path)
+        except ValueError:  # a NUL, which no file's name has
+            raise tornado.web.HTTPError(404) from None
+
+
 class HistoryHandler(tornado.web.RequestHandler):
     """`/history...` and `/tasklist...`: a page that says that there is none."""
 
