@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import tornado.httpserver
 import tornado.netutil
 
 from luigi_spanner.calls import Call, Scheduling, Status
 from luigi_spanner.server import app
+from luigi_spanner.server.listener import Listener
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0
@@ -117,7 +117,7 @@ def serving(opening: Callable[[], Awaitable[Scheduling]], **options: Any) -> Ite
     async def main() -> None:
         scheduling = await opening()
         await scheduling.start()
-        server = tornado.httpserver.HTTPServer(app(scheduling, **options))
+        server = Listener(app(scheduling, **options))
         (listening,) = tornado.netutil.bind_sockets(0, "127.0.0.1", family=socket.AF_INET)
         server.add_sockets([listening])
         ready.put(listening.getsockname()[1])
@@ -175,7 +175,7 @@ class Answering:
 @asynccontextmanager
 async def listening(scheduling: Scheduling, **options: Any) -> AsyncIterator[int]:
     """The application over `scheduling` in this event loop, until the block ends; its port."""
-    server = tornado.httpserver.HTTPServer(app(scheduling, **options))
+    server = Listener(app(scheduling, **options))
     (socket_,) = tornado.netutil.bind_sockets(0, "127.0.0.1", family=socket.AF_INET)
     server.add_sockets([socket_])
     try:

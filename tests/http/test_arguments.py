@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from urllib.parse import quote_plus, unquote_to_bytes, urlencode
+import time
+from urllib.parse import parse_qsl, quote_plus, unquote_to_bytes, urlencode
 
 import pytest
 from hypothesis import example, given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from luigi_spanner.calls import BadRequest
 from luigi_spanner.server.api import payload_of, unescaped
+from luigi_spanner.server.application import MAX_BODY_BYTES
 from luigi_spanner.server.validate import MAX_DEPTH, parse
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -82,6 +84,23 @@ def test_escapes_are_read_as_the_standard_library_reads_them(text: str) -> None:
             unescaped(value)
     else:
         assert unescaped(value) == unquote_to_bytes(value.replace(b"+", b" "))
+
+
+@given(st.lists(st.sampled_from(["data", "data=", "=", "&", "1", "2", "x"]), max_size=12).map("".join))
+@example("data")
+@example("data=1&data")
+@example("data=1&xdata=2&data2=3")
+@example("=data&data==1=2")
+def test_the_last_field_of_a_form_counts(form: str) -> None:
+    given_ones = [value for name, value in parse_qsl(form, keep_blank_values=True) if name == "data"]
+    assert payload_of("", FORM, form.encode()) == (given_ones[-1] if given_ones else "")
+
+
+def test_a_form_that_is_all_separators() -> None:
+    """Before, it took three seconds and a list of all that is between them."""
+    began = time.process_time()
+    assert payload_of("", FORM, b"&" * MAX_BODY_BYTES) == ""
+    assert time.process_time() - began < 1
 
 
 @given(st.binary())

@@ -6,29 +6,31 @@ import asyncio
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from luigi.configuration import LuigiConfigParser
 from serving import PATIENCE
 
 from luigi_spanner.config import Options, resolve
-from luigi_spanner.server import serve
+from luigi_spanner.server import listener, serve
 from luigi_spanner.server import serving as life
 from luigi_spanner.service import Service
 
 
 @pytest.mark.parametrize(
-    ("constant", "sent"),
+    ("module", "constant", "sent"),
     [
-        ("BODY_SECONDS", b"POST /api/ping HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ndata="),
-        ("BODY_SECONDS", b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ndata="),
-        ("IDLE_SECONDS", b"POST /api/ping HTTP/1.1\r\nHost:"),
+        (life, "BODY_SECONDS", b"POST /api/ping HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ndata="),
+        (life, "BODY_SECONDS", b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ndata="),
+        (listener, "HEAD_SECONDS", b"POST /api/ping HTTP/1.1\r\nHost:"),
+        (listener, "IDLE_SECONDS", b""),
     ],
 )
 def test_a_request_that_never_comes_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, constant: str, sent: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, module: Any, constant: str, sent: bytes
 ) -> None:
-    monkeypatch.setattr(life, constant, 0.2)
+    monkeypatch.setattr(module, constant, 0.2)
     path = str(tmp_path / "s.sock")
     options = resolve({"store": "memory://", "unix_socket": path}, {}, LuigiConfigParser())
     bound = asyncio.Event()

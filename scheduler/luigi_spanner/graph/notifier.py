@@ -78,7 +78,7 @@ class Notifier:
 
 
 def _mailable(value: Any) -> str:
-    """What a caller gave, as text that a mail can hold: an explanation may be any JSON, and half of a surrogate pair is no text."""
+    """What a caller gave, as text that a mail can hold: it may be any JSON, and half of a surrogate pair cannot be mailed."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else compact(value)

@@ -17,6 +17,7 @@ import tornado.httputil
 
 from luigi_spanner.calls import ANONYMOUS, BadRequest, Call, CallError, Principal, RuleFailed, Scheduling, StoreDown
 from luigi_spanner.server.door import Door
+from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import Methods, find, parse
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Service:
     max_body_bytes: int
     ids: Callable[[], str]
     door: Door
+    room: Room
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,15 +139,18 @@ def _in_body(headers: Mapping[str, str], body: bytes) -> bytes | None:
 
 
 def _in_form(form: bytes) -> bytes | None:
-    """The last value of the field; forms are long, so only what is needed is decoded."""
-    found = None
-    for pair in form.split(b"&"):
-        name, _, value = pair.partition(b"=")
-        if name == FORM_FIELD:
-            found = value
-    if found is None:
-        return None
-    return unescaped(found)
+    """The last value of the field. Forms are long, and some are all separators: only what is needed is cut out."""
+    end = len(form)
+    while (start := form.rfind(FORM_FIELD, 0, end)) >= 0:
+        after = start + len(FORM_FIELD)
+        if start == 0 or form[start - 1 : start] == b"&":
+            if form[after : after + 1] == b"=":
+                stop = form.find(b"&", after)
+                return unescaped(form[after + 1 : stop if stop >= 0 else len(form)])
+            if form[after : after + 1] in (b"", b"&"):
+                return b""
+        end = start
+    return None
 
 
 def unescaped(value: bytes) -> bytes:

@@ -29,10 +29,15 @@ from luigi_spanner.server.handlers import (
     StaticHandler,
 )
 from luigi_spanner.server.openapi import describe
+from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import methods
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Largest body of a call, unless configured. Far above what workers send, far below an entry's limit in every store."""
+
+BODIES = 4
+"""For how many of the largest bodies there is room at once. Reading one of 16 MiB takes 65 MB where it is text, and 500 MB where
+it is all brackets (measured)."""
 
 BODY_SECONDS = 30.0
 """How long a body may take to arrive: three times what Luigi's own client waits, by default, for a whole reply."""
@@ -57,6 +62,7 @@ def app(
         max_body_bytes=max_body_bytes,
         ids=ids,
         door=door or Door(),
+        room=Room(BODIES * max_body_bytes),
     )
     given = {"service": service}
     description = json.dumps(describe(service.methods), indent=1).encode("ascii")

@@ -9,7 +9,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from email.utils import formatdate
 from urllib.parse import unquote
 
@@ -31,8 +31,17 @@ LARGE_BYTES = 256 * 1024
 """Bodies from this size on are read in a thread: decoding and checking one takes about 10 ms a megabyte, in which pings would
 wait."""
 
+SMALL_BYTES = 64 * 1024
+"""Bodies up to this size, as nearly all are, are read without asking whether there is room for them."""
+
 LENGTH_DIGITS = 19
 """Of the greatest length that 64 bits hold. Python refuses to read numbers of more than 4,300 digits."""
+
+REPLY_SECONDS = 60.0
+"""How long a caller may leave a reply untaken, beside the time that it takes at SLOWEST: nginx waits as long between writes."""
+
+SLOWEST = 64 * 1024
+"""Bytes a second that a caller takes of a long reply at least. A listing of 12 MB, packed into one, has 16 s more."""
 
 LISTINGS = frozenset({"dep_graph", "graph", "inverse_dep_graph", "resource_list", "task_list", "task_search", "worker_list"})
 """What browsers ask for again and again: a GET of these is told when nothing has changed."""
@@ -55,6 +64,7 @@ class Exchange(HTTPMessageDelegate):
         self._size = 0
         self._too_large = False
         self._patience: asyncio.TimerHandle | None = None
+        self._room_taken = 0
         self._inside = False
         self._gone = False
         self._call: Call | None = None
@@ -62,7 +72,9 @@ class Exchange(HTTPMessageDelegate):
 
     # The request arrives
 
-    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Coroutine[None, None, None] | None:
         assert isinstance(start_line, RequestStartLine)
         self._verb, self._target, self._version = start_line
         self._headers = headers
@@ -72,14 +84,15 @@ class Exchange(HTTPMessageDelegate):
         elif not self._names_one_host():
             self._send(wording(400, "bad_request", "A request names one host.", self._request_id), last=True)
         elif "Content-Length" in headers or "Transfer-Encoding" in headers:
-            self._expect_body()
+            return self._expect_body()
+        return None
 
     def _names_one_host(self) -> bool:
         """As HTTP/1.1 demands (RFC 9112, 3.2), and Tornado's handlers do."""
         host = self._headers.get("Host")
         return self._version == "HTTP/1.0" if host is None else "," not in host
 
-    def _expect_body(self) -> None:
+    def _expect_body(self) -> Coroutine[None, None, None] | None:
         limit = self._service.max_body_bytes
         self._connection.set_max_body_size(limit + DRAIN_BYTES)
         size = _size(self._headers.get("Content-Length", ""))
@@ -87,16 +100,42 @@ class Exchange(HTTPMessageDelegate):
         waits = self._too_large and self._headers.get("Expect", "").lower() == "100-continue"
         if waits or size > limit + DRAIN_BYTES:
             self._send_too_large()
-        else:
-            self._patience = asyncio.get_running_loop().call_later(self._body_seconds, self._connection.close)
+            return None
+        self._patience = asyncio.get_running_loop().call_later(self._body_seconds, self._connection.close)
+        return self._take_room(int(size)) if SMALL_BYTES < size <= limit else None
 
-    def data_received(self, chunk: bytes) -> None:
+    def _take_room(self, size: int) -> Coroutine[None, None, None] | None:
+        """Room for the body. What is returned waits for it, and nothing of the body is read meanwhile."""
+        taken = self._service.room.take(size)
+        if taken is None:
+            self._room_taken = size
+            return None
+        return self._wait_for_room(size, taken)
+
+    async def _wait_for_room(self, size: int, taken: asyncio.Future[None]) -> None:
+        def cancel() -> None:
+            taken.cancel()
+
+        self._connection.stream.set_close_callback(cancel)
+        try:
+            await taken
+            self._room_taken = size
+        except asyncio.CancelledError:
+            if not taken.cancelled() or not self._connection.stream.closed():
+                raise
+        finally:
+            self._connection.stream.set_close_callback(None)
+
+    def data_received(self, chunk: bytes) -> Coroutine[None, None, None] | None:
         self._size += len(chunk)
-        self._too_large = self._too_large or self._size > self._service.max_body_bytes
+        limit = self._service.max_body_bytes
+        self._too_large = self._too_large or self._size > limit
         if self._too_large:
             self._chunks.clear()
-        else:
-            self._chunks.append(chunk)
+            return None
+        self._chunks.append(chunk)
+        # One that comes in chunks has not said how large it is.
+        return self._take_room(limit) if self._size > SMALL_BYTES and not self._room_taken else None
 
     def finish(self) -> None:
         """The request is complete."""
@@ -203,14 +242,26 @@ class Exchange(HTTPMessageDelegate):
         if written.done():
             self._leave()
         else:
-            written.add_done_callback(lambda _: self._leave())
+            self._patience = asyncio.get_running_loop().call_later(_taking_seconds(reply), self._give_up)
+            written.add_done_callback(lambda _: self._sent())
 
     async def _send_long(self, reply: Reply) -> None:
         """Write the reply piece by piece: nothing is copied, and the call is inside until its caller has it."""
+        self._patience = asyncio.get_running_loop().call_later(_taking_seconds(reply), self._give_up)
         for piece in (self._head(reply, last=False), *reply.body):
             await self._connection.write(piece)
         self._connection.finish()
+        self._sent()
+
+    def _sent(self) -> None:
+        self._stop_waiting()
         self._leave()
+
+    def _give_up(self) -> None:
+        """The caller does not take its reply, which must not keep the door and the memory for ever."""
+        logger.warning("Call %s has a reply that its caller does not take", self._request_id)
+        # Not the connection's `close`, after which nobody who awaits a write is told.
+        self._connection.stream.close()
 
     def _head(self, reply: Reply, last: bool) -> bytes:
         headers = dict(reply.headers)
@@ -226,6 +277,9 @@ class Exchange(HTTPMessageDelegate):
         return _encoded(reply.status, self._request_id, headers)
 
     def _leave(self) -> None:
+        if self._room_taken:
+            self._service.room.give_back(self._room_taken)
+            self._room_taken = 0
         if self._inside:
             self._inside = False
             self._service.door.leave()
@@ -243,6 +297,11 @@ def _hung_up(connection: HTTP1Connection) -> bool:
         return False
     except OSError:
         return True
+
+
+def _taking_seconds(reply: Reply) -> float:
+    """How long a caller may take to take a reply."""
+    return REPLY_SECONDS + reply.size / SLOWEST
 
 
 def _size(announced: str) -> float:

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 
 import luigi
 import luigi.scheduler
-import tornado.httpserver
 import tornado.netutil
 
 from luigi_spanner._version import __version__
@@ -21,6 +20,7 @@ from luigi_spanner.calls import Scheduling
 from luigi_spanner.config import Options
 from luigi_spanner.server.application import BODY_SECONDS, app
 from luigi_spanner.server.door import Door
+from luigi_spanner.server.listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 LINGER_SECONDS = 2.0
 """How long shutting down waits beyond the longest time that a call may be held."""
 
-IDLE_SECONDS = 620.0
-"""How long a connection waits for its next headers: Google Cloud's load balancers keep theirs for 600 s and want more here."""
+BACKLOG = socket.SOMAXCONN
+"""How many connections may wait to be accepted: as many as the system allows. When all workers come at once, one that finds no
+place asks again a second later, and with Tornado's 128 places 2,000 took ten seconds."""
 
 SWITCH_SECONDS = 0.0002
 """How long a thread keeps the interpreter while another wants it, instead of Python's 5 ms. Threads render listings and read
@@ -70,8 +71,8 @@ def bind(options: Options) -> list[socket.socket]:
     try:
         if options.unix_socket is not None:
             where = options.unix_socket
-            return [tornado.netutil.bind_unix_socket(options.unix_socket)]
-        return tornado.netutil.bind_sockets(options.port, address=options.address)
+            return [tornado.netutil.bind_unix_socket(options.unix_socket, backlog=BACKLOG)]
+        return tornado.netutil.bind_sockets(options.port, address=options.address, backlog=BACKLOG)
     except (OSError, ValueError) as error:
         # ValueError: tornado's word for a path that is there and no socket
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -91,11 +92,8 @@ async def _started(options: Options, opening: Callable[[Options], Awaitable[Sche
 async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     door = Door()
-    server = tornado.httpserver.HTTPServer(
-        app(scheduling, max_body_bytes=options.max_body_bytes, door=door, body_seconds=BODY_SECONDS),
-        max_body_size=options.max_body_bytes,
-        idle_connection_timeout=IDLE_SECONDS,
-    )
+    front = app(scheduling, max_body_bytes=options.max_body_bytes, door=door, body_seconds=BODY_SECONDS)
+    server = Listener(front)
     server.add_sockets(sockets)
     _announce(options, sockets)
     try:
