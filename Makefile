@@ -15,12 +15,13 @@ SUITE ?= full
 ONLY ?=
 REPEATS ?=
 SEED ?=
-# How many calls `make differential` plays; without SEED it draws one and prints it.
+# How many calls `make differential` and `make fuzz` make; without SEED they draw one and print it.
 CALLS ?= 20000
 # How many seeds `make simulate` plays; without SEED it draws the first and prints it.
 SEEDS ?= 200
-# How many minutes `make chaos` lets faults happen; without SEED it draws one and prints it. REPORT: where the report goes.
-MINUTES ?= 5
+# How many minutes `make chaos` lets faults happen (5 unless told), or `make fuzz` goes on instead of counting calls.
+MINUTES ?=
+# Where the report of `make chaos` goes.
 REPORT ?= out/chaos
 
 BIN := $(VENV)/bin
@@ -62,7 +63,10 @@ simulate: venv  ## Replicas under faults, on a virtual clock: SEEDS=10000 SEED=f
 chaos: venv  ## Replicas, a balancer and workers as processes, under faults: MINUTES=20 SEED=... REPORT=...
 	@.ci/tools
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
-	$(BIN)/python tests/chaos/chaosrun.py --minutes $(MINUTES) --report $(REPORT) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python tests/chaos/chaosrun.py --minutes $(or $(MINUTES),5) --report $(REPORT) $(if $(SEED),--seed $(SEED))
+
+fuzz: venv  ## Requests of every kind at a real daemon: CALLS=100000 or MINUTES=30, SEED=...
+	$(BIN)/python tests/fuzz/fuzz.py $(if $(MINUTES),--minutes $(MINUTES),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 lint: venv  ## Check style and layout
 	$(BIN)/ruff check .
@@ -98,4 +102,4 @@ clean:  ## Remove everything that these tasks made
 	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
 	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos lint format types matrix lock bench dist clean
+.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos fuzz lint format types matrix lock bench dist clean

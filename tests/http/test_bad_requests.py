@@ -60,6 +60,7 @@ BAD_ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
     ("add_task", {**TASK, "resources": {"a": float("nan")}}, 'resources["a"]'),
     ("add_task", {**TASK, "resources": {"a": float("inf")}}, 'resources["a"]'),
     ("add_task", {**TASK, "resources": {"a": 2**63}}, 'resources["a"]'),
+    ("add_task", {**TASK, "resources": {"a": 1.7e308}}, 'resources["a"]'),
     ("add_task", {**TASK, "resources": ["a"]}, "resources"),
     ("add_task", {**TASK, "priority": "high"}, "priority"),
     ("add_task", {**TASK, "priority": None}, "priority"),

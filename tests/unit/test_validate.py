@@ -86,7 +86,7 @@ def test_whole_surrogate_pairs_are_text() -> None:
 
 def test_numbers() -> None:
     assert checks.number(1.5) is checks.number(-(2**63)) is checks.amount(0) is checks.limit(math.inf) is None
-    for wrong in (math.inf, math.nan, 2**63, True, "1", None, []):
+    for wrong in (math.inf, math.nan, 2**63, 2.0**63, -1e300, True, "1", None, []):
         assert checks.number(wrong)
     assert checks.limit(math.nan) and checks.limit(True) and checks.amount(-0.1) and checks.whole(1.0)
     for right in (True, False, math.inf, -math.inf, 10**400, 0.5):

@@ -1,8 +1,8 @@
 """What Luigi's rules see of the outside while a call runs: the clock, the mail and the explanations of failures.
 
 The rules look up `time`, `notifications` and `json` in their own module. `install` puts stand-ins there, once, that behave just
-as the originals unless a call of ours runs in this thread: then the time is the replica's (I6), mail waits for the commit (I5), and
-a failure may be explained by anything.
+as the originals unless a call of ours runs in this thread: then the time is the replica's (I6), mail waits for the commit (I5),
+and a failure may be explained by anything.
 """
 
 from __future__ import annotations

@@ -106,7 +106,8 @@ def number(value: Any) -> str | None:
     fault = limit(value)
     if fault is None and math.isinf(value):
         return " must be finite"
-    return fault
+    # A float, too: exact totals of larger ones may be no floats any more.
+    return fault if fault is not None or INT64_MIN <= value <= INT64_MAX else " does not fit into 64 bits"
 
 
 @accepting({"type": "integer", **_INT64, "description": "Without fraction and exponent."})
