@@ -39,8 +39,8 @@ TELL_SECONDS = 10.0
 LIFE = 2500
 """How many requests a daemon gets before it is started again, with other rules now and then."""
 
-SESSION_EVERY = 100
-"""How many requests there are between two sessions of a real worker, which take about 0.3 s."""
+SESSION_EVERY = 40
+"""How many turns, of some three requests, there are between two sessions of a real worker, which take about 0.3 s."""
 
 LOOK_EVERY = 20
 """How many turns there are between two looks at the log and pings, which take some milliseconds."""
