@@ -49,6 +49,7 @@ class Described:
     def send(self, target: Target, case: Case, request_id: str, session: requests.Session) -> int:
         """Send a request; the status of its reply. Raises Broken when the reply is not as described."""
         request = prepared(case, target.url, request_id)
+        positive = case.meta is not None and case.meta.generation.mode == GenerationMode.POSITIVE
         try:
             response = session.send(request, timeout=REPLY_SECONDS)
         except requests.ConnectionError as error:
@@ -61,21 +62,21 @@ class Described:
             case.validate_response(response, checks=self._checks if _is_plain(response.text) else self._checks[:-1])
         except (FailureGroup, AssertionError) as error:
             raise Broken(f"{error}") from error
-        positive = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
         if positive and response.status_code != 200 and NO_BATCH not in response.text:
             raise Broken(f"{response.status_code} to a request that is as described: {response.text[:500]}")
         return response.status_code
 
 
 def prepared(case: Case, url: str, request_id: str) -> requests.PreparedRequest:
-    """The request on the wire. Schemathesis writes objects in forms as queries do, and not as JSON: that is made up for here."""
-    if isinstance(case.body, dict) and "data" in case.body and not isinstance(case.body["data"], str):
-        case.body = {**case.body, "data": json.dumps(case.body["data"])}
-    sent = case.as_transport_kwargs(base_url=f"{url}/api", headers={"X-Request-Id": request_id})
-    made = requests.Request(
-        **{name: value for name, value in sent.items() if name not in ("timeout", "allow_redirects", "verify")}
-    )
-    return made.prepare()
+    """The request on the wire. Schemathesis leaves objects out of forms where they are to be JSON: that is made up for here."""
+    headers = {"X-Request-Id": request_id}
+    if isinstance(case.body, dict):
+        fields = {name: value if isinstance(value, str) else json.dumps(value) for name, value in case.body.items()}
+        return requests.Request(case.method, f"{url}/api{case.path}", headers, data=fields).prepare()
+    sent = case.as_transport_kwargs(base_url=f"{url}/api", headers=headers)
+    return requests.Request(
+        **{name: sent[name] for name in sent if name not in ("timeout", "allow_redirects", "verify")}
+    ).prepare()
 
 
 def shown(case: Case, url: str, request_id: str) -> str:
