@@ -125,7 +125,10 @@ def unpack(data: bytes) -> bytes:
     """The JSON text that `pack` framed. ValueError when the bytes are not of this encoding."""
     kind, text = data[:1], data[1:]
     if kind == _ZLIB:
-        return zlib.decompress(text)
+        try:
+            return zlib.decompress(text)
+        except zlib.error as error:
+            raise ValueError(f"damaged payload: {error}") from error
     if kind != _PLAIN:
         raise ValueError(f"unknown payload encoding {kind!r}")
     return text

@@ -30,7 +30,7 @@ from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread
 from luigi_spanner.readers import Readers
 from luigi_spanner.replica import Limits, Replica
-from luigi_spanner.stores import InvalidStore, Store
+from luigi_spanner.stores import InvalidStore, Store, StoreError
 from luigi_spanner.stores.location import open_store
 
 logger = logging.getLogger(__name__)
@@ -231,8 +231,14 @@ class Service:
         """Load, enter the namespace, begin to answer. Raises StoreError."""
         try:
             await self._replica.load()
-        except Divergence as error:
-            raise InvalidStore(f"{error}; run luigi-spanner verify") from error
+        except StoreError:
+            raise
+        except Exception as error:  # Whatever reads damaged rows may raise anything.
+            logger.debug("The namespace cannot be loaded", exc_info=True)
+            reason = error if isinstance(error, Divergence) else f"{type(error).__name__}: {error}"
+            raise InvalidStore(
+                f"Namespace {self._replica.namespace} is damaged ({reason}): run `luigi-spanner verify`, and restore a backup."
+            ) from error
         self._commit_loop = asyncio.create_task(self._replica.run(), name="commit loop")
         try:
             await self._bury_predecessors()

@@ -19,6 +19,9 @@ from luigi_spanner.schema import STATE_TABLES, key_columns
 from luigi_spanner.stores import GENESIS, Snapshot, Store, Truncated
 from luigi_spanner.stores.location import open_existing
 
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+"""What reading JSON of another form than ours ends in."""
+
 _KEY_LENGTHS = {name: len(key_columns(table)) for name, table in STATE_TABLES.items()}
 
 Row = dict[str, Any]
@@ -108,7 +111,8 @@ class Tail:
                 self._change(table, tuple(key), row)
 
     def _change(self, table: str, key: Key, row: Row | None) -> None:
-        if row is None and len(key) < _KEY_LENGTHS[table]:
+        length = _KEY_LENGTHS[table]
+        if row is None and len(key) < length:
             for known in [known for known in self._rows if known[0] == table and known[1][: len(key)] == key]:
                 self._rows[known] = None
         elif row is None:
@@ -157,15 +161,20 @@ def _tables(snapshot: Snapshot, report: Report) -> Rows:
     for table, found in snapshot.tables.items():
         report.rows += len(found)
         for key, body in found:
-            text = unpack(body).decode("ascii")
-            row = _row(text)
-            if _body(table, row) != text:
+            try:
+                text = unpack(body).decode("ascii")
+                row = _row(text)
+                canonical_body = _body(table, row)
+            except _UNREADABLE as error:
+                report.differences.append(f"{table} {key}: the body cannot be read: {error}")
+                continue
+            if canonical_body != text:
                 report.differences.append(f"{table} {key}: the body is not in canonical form")
             rows.put(table, key, row)
     if any(entry.seq != seq for seq, entry in enumerate(snapshot.entries, snapshot.head.watermark + 1)):
         report.differences.append("the entries after the watermark are not contiguous")
     for entry in snapshot.entries:
-        rows.apply(entry)
+        _apply(rows, entry, report)
     _compare(f"tables and entries up to {snapshot.seq}", rows.digest, snapshot.head, report)
     return rows
 
@@ -198,13 +207,24 @@ async def _journal(store: Store, snapshot: Snapshot, tables: Rows, report: Repor
                 report.differences.append(f"entry {seq + 1} is missing")
                 return
             seq = entry.seq
-            replay.apply(entry)
+            if not _apply(replay, entry, report):
+                return
             report.entries += 1
             if isinstance(replay, Rows) and not _compare(f"entry {seq}", replay.digest, entry, report):
                 return
             if seq == snapshot.seq:
                 report.differences.extend(replay.first_difference(tables))
                 return
+
+
+def _apply(state: Rows | Tail, entry: Entry, report: Report) -> bool:
+    """Whether the entry could be read and applied."""
+    try:
+        state.apply(entry)
+    except _UNREADABLE as error:
+        report.differences.append(f"entry {entry.seq}: the changes cannot be read: {error!r}")
+        return False
+    return True
 
 
 async def _oldest(store: Store, head: int, report: Report) -> int:

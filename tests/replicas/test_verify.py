@@ -58,6 +58,19 @@ def an_entry_is_lost(database: Database) -> None:
     del database.journals["default"][6]
 
 
+def a_row_is_none(database: Database) -> None:
+    database.tables["default"]["tasks"][("t0",)] = b"\x00"
+
+
+def a_row_is_half_compressed(database: Database) -> None:
+    database.tables["default"]["tasks"][("t0",)] = b"z\x78\x01"
+
+
+def an_entry_is_none(database: Database) -> None:
+    journal = database.journals["default"]
+    journal[5] = replace(journal[5], changes=encode([[["nowhere", [1], {}]]]))
+
+
 def the_heads_digest_is_wrong(database: Database) -> None:
     journal = database.journals["default"]
     journal[max(journal)] = replace(journal[max(journal)], digest=format_digest(EMPTY))
@@ -65,7 +78,17 @@ def the_heads_digest_is_wrong(database: Database) -> None:
 
 @pytest.mark.parametrize("truncated", [False, True])
 @pytest.mark.parametrize(
-    "damage", [a_row_is_changed, a_row_is_lost, an_entry_is_changed, an_entry_is_lost, the_heads_digest_is_wrong]
+    "damage",
+    [
+        a_row_is_changed,
+        a_row_is_lost,
+        a_row_is_none,
+        a_row_is_half_compressed,
+        an_entry_is_changed,
+        an_entry_is_lost,
+        an_entry_is_none,
+        the_heads_digest_is_wrong,
+    ],
 )
 def test_damage_is_found(damage: Callable[[Database], None], truncated: bool) -> None:
     database = lived_in(truncated)
