@@ -22,6 +22,7 @@ from luigi_spanner.config import (
     luigi_config,
     namespace_of,
     resolve,
+    sentence,
     store_of,
 )
 
@@ -67,7 +68,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
 
 
 def _complain(error: Exception) -> int:
-    print(error, file=sys.stderr)
+    print(sentence(error), file=sys.stderr)
     return 2
 
 
@@ -151,20 +152,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     store = _store(arguments)
     namespace = namespace_of(vars(arguments), os.environ, luigi_config())
-    _require_file(store)
     migrate.check(store)  # opening would create or upgrade what a check must leave alone
     report = verify(store, namespace)
     for line in report.lines():
         print(line)
     return 0 if report.clean else 1
-
-
-def _require_file(store: str) -> None:
-    from luigi_spanner.stores.location import parse
-
-    location = parse(store)
-    if location.kind == "sqlite" and not os.path.exists(location.place):
-        raise InvalidOption(f"There is no file {location.place} to verify.")
 
 
 def _version() -> str:

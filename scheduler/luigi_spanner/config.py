@@ -196,7 +196,7 @@ def luigi_config() -> Any:
         return get_config()
     except (configparser.Error, ValueError, OSError, ImportError) as error:
         # ValueError: what the TOML parser raises, and text that is not UTF-8. ImportError: no TOML parser installed
-        raise InvalidOption(f"Luigi's configuration cannot be read: {_sentence(error)}") from error
+        raise InvalidOption(f"Luigi's configuration cannot be read: {sentence(error)}") from error
 
 
 def check_luigi(config: Any) -> None:
@@ -218,7 +218,7 @@ def check_luigi(config: Any) -> None:
             read()
         except (ValueError, TypeError, AttributeError, configparser.Error, luigi.parameter.ParameterException) as error:
             # TypeError and AttributeError: what Luigi's parameters raise for a TOML value of another type
-            raise InvalidOption(f"Section [{section}] of Luigi's configuration: {_sentence(error)}") from error
+            raise InvalidOption(f"Section [{section}] of Luigi's configuration: {sentence(error)}") from error
 
 
 def _default_store(environ: Mapping[str, str]) -> str:
@@ -249,7 +249,7 @@ def _from_file(config: Any, section: str, name: str) -> Any:
         value = config.get(section, name, None)
         return config.get(section, name.replace("_", "-"), None) if value is None else value
     except configparser.Error as error:  # interpolation: a ${VARIABLE} that is not set
-        raise InvalidOption(f"{name} in [{section}] cannot be read: {_sentence(error)}") from error
+        raise InvalidOption(f"{name} in [{section}] cannot be read: {sentence(error)}") from error
 
 
 def _limits(config: Any) -> None:
@@ -258,5 +258,6 @@ def _limits(config: Any) -> None:
             raise ValueError(f"{name} is {limit!r}, which is no amount")
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """What the error says, as one sentence on one line."""
     return " ".join(str(error).split()).rstrip(".") + "."

@@ -14,7 +14,7 @@ import luigi.process
 from luigi.setup_logging import DaemonLogging
 
 from luigi_spanner.calls import Scheduling
-from luigi_spanner.config import InvalidOption, Options
+from luigi_spanner.config import InvalidOption, Options, sentence
 from luigi_spanner.server import CannotListen, serve
 from luigi_spanner.stores import StoreError
 
@@ -63,6 +63,7 @@ def _set_up_logging(options: Options) -> None:
     except OSError as error:
         raise InvalidOption(f"Logging cannot be set up: {error}.") from error
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the start-up line says what a person needs
+    logging.getLogger("google.auth").setLevel(logging.ERROR)  # and our sentence, that there are no credentials
     # [core] logging_conf_file silences every logger made before it that it does not name
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "luigi_spanner":
@@ -78,7 +79,7 @@ def _detach(options: Options) -> None:
         try:
             code = asyncio.run(serve(options, open_service))
         except (InvalidOption, CannotListen, StoreError) as error:
-            logger.error("%s", error)
+            logger.error("%s", sentence(error))
             code = 2
         raise SystemExit(code)
 

@@ -8,26 +8,37 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from luigi_spanner.schema import MIN_COMPATIBLE
-from luigi_spanner.stores import InvalidStore, SchemaMismatch, sqlite_file
+from luigi_spanner.schema import MIN_COMPATIBLE, metadata
+from luigi_spanner.stores import InvalidStore, SchemaMismatch, sqlite_faults, sqlite_file
 from luigi_spanner.stores.location import Location, make_state_directory, parse, sqlite_url
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-Revision = tuple["str | None", "int | None"]
-"""(revision, min_compatible) as a database has them; None where it has none."""
+VERSIONS = "alembic_version"
+"""The table in which Alembic keeps the revision. It is made first of all, and stays when all else is taken back."""
 
-_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('alembic_version', 'compatibility')"
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 _REVISION = "SELECT version_num FROM alembic_version"
 _MIN_COMPATIBLE = "SELECT min_compatible FROM compatibility WHERE id = 1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a database has: `revision` and `min_compatible`, None where it has none, and the names of all its tables."""
+
+    revision: str | None = None
+    min_compatible: int | None = None
+    tables: frozenset[str] = frozenset()
+
 
 # Alembic keeps the migration under way in a module of its own, so one process runs one at a time.
 _alembic = Lock()
@@ -46,7 +57,7 @@ def upgrade(url: str) -> None:
         from luigi_spanner import migrate_spanner
 
         migrate_spanner.create_on_emulator(location.place)
-        _bring_up(location, migrate_spanner.read(location.place), url)
+        _bring_up(location, _read(location), url)
 
 
 def downgrade(url: str, revision: str) -> None:
@@ -57,7 +68,7 @@ def downgrade(url: str, revision: str) -> None:
     location = parse(url)
     if revision not in ("base", *revisions()):
         raise InvalidStore(f"There is no revision {revision}: this release has {', '.join(revisions())} and base.")
-    found, _ = _read(location)
+    found = _read(location).revision
     if found is None:
         return
     if found not in revisions():
@@ -67,7 +78,7 @@ def downgrade(url: str, revision: str) -> None:
 
 def current(url: str) -> str | None:
     """The database's revision, None when it has no schema. Raises InvalidStore, Unavailable."""
-    return _read(parse(url))[0]
+    return _read(parse(url)).revision
 
 
 def check(url: str) -> None:
@@ -76,13 +87,17 @@ def check(url: str) -> None:
     A memory store always fits.
     """
     location = parse(url)
-    if location.kind == "sqlite" and not os.path.exists(location.place):
-        raise InvalidStore(f"There is no SQLite file {location.place}: `luigi-spanner db upgrade --store {url}` creates it.")
+    if location.kind == "sqlite" and not sqlite_file.is_there(location.place):
+        file = os.path.abspath(location.place)
+        raise InvalidStore(
+            f"There is no SQLite file {file}: correct --store, or `luigi-spanner db upgrade --store {url}` creates it."
+        )
     if location.kind != "memory":
-        revision, min_compatible = _read(location)
-        mismatch = compatible(revision, min_compatible, url)
+        found = _read(location)
+        mismatch = compatible(found.revision, found.min_compatible, url)
         if mismatch:
             raise SchemaMismatch(mismatch)
+        _require_tables(location, found)
 
 
 def compatible(revision: str | None, min_compatible: int | None, url: str = "URL") -> str | None:
@@ -95,7 +110,9 @@ def compatible(revision: str | None, min_compatible: int | None, url: str = "URL
         if revision == head() and min_compatible == MIN_COMPATIBLE:
             return None
         return f"The database's schema is at revision {revision} and this release needs {head()} in full: {remedy}."
-    if min_compatible is not None and min_compatible <= MIN_COMPATIBLE:
+    if min_compatible is None:
+        return f"The database's schema, at revision {revision}, is none of Luigi Spanner's: name another database with --store."
+    if min_compatible <= MIN_COMPATIBLE:
         return None
     return f"The database's schema, at revision {revision}, is newer than this release understands: upgrade luigi-spanner."
 
@@ -121,51 +138,85 @@ def scripts() -> Path:
     return shipped if shipped.is_dir() else package.parents[1] / "migrations"
 
 
-def read_sqlite(connection: sqlite3.Connection) -> Revision:
-    """The revision of the open file. Raises sqlite3's errors."""
-    tables = {name for (name,) in connection.execute(_TABLES)}
-    revision = connection.execute(_REVISION).fetchone() if "alembic_version" in tables else None
+def read_sqlite(connection: sqlite3.Connection) -> Found:
+    """What the open file has. Raises sqlite3's errors."""
+    tables = frozenset(name for (name,) in connection.execute(_TABLES))
+    revision = connection.execute(_REVISION).fetchone() if VERSIONS in tables else None
     min_compatible = connection.execute(_MIN_COMPATIBLE).fetchone() if "compatibility" in tables else None
-    return revision and revision[0], min_compatible and min_compatible[0]
+    return Found(revision=revision and revision[0], min_compatible=min_compatible and min_compatible[0], tables=tables)
 
 
 def upgrade_sqlite(path: str) -> None:
     """Bring the file's schema to this release's, once, however many processes try at the same time."""
-    with closing(sqlite_file.connect(path)) as connection, sqlite_file.faults(path):
-        found = read_sqlite(connection)
-    _bring_up(Location(kind="sqlite", place=path), found, sqlite_url(path))
+    location = Location(kind="sqlite", place=path)
+    _bring_up(location, _read(location), sqlite_url(path))
 
 
-def _bring_up(location: Location, found: Revision, url: str) -> None:
-    """Upgrade a database at `found`, if it needs it."""
+def _bring_up(location: Location, found: Found, url: str) -> None:
+    """Upgrade a database that has `found`, if it needs it."""
     if _settled(found, url):
+        _require_tables(location, found)
         return
-    revision, min_compatible = found
-    if revision is not None and min_compatible is None:
+    if found.revision is not None and found.min_compatible is None:
         _run(location, "stamp", "base")  # a downgrade that stopped half-way has left the revision without its tables
     _run(location, "upgrade", head())
 
 
-def _settled(found: Revision, url: str) -> bool:
+def _settled(found: Found, url: str) -> bool:
     """Whether there is nothing to do. Raises SchemaMismatch where there is nothing that this release could do."""
-    revision, min_compatible = found
-    mismatch = compatible(revision, min_compatible, url)
-    if mismatch and revision is not None and revision not in revisions():
+    mismatch = compatible(found.revision, found.min_compatible, url)
+    if mismatch and found.revision is not None and found.revision not in revisions():
         raise SchemaMismatch(mismatch)
     return mismatch is None
 
 
-def _read(location: Location) -> Revision:
+def _read(location: Location) -> Found:
+    """What the database has. Raises InvalidStore if that is another application's."""
     if location.kind == "memory":
-        return None, None
+        return Found()
     if location.kind == "spanner":
         from luigi_spanner import migrate_spanner
 
-        return migrate_spanner.read(location.place)
-    if not os.path.exists(location.place):  # connecting would create it
-        return None, None
-    with closing(sqlite_file.connect(location.place)) as connection, sqlite_file.faults(location.place):
-        return read_sqlite(connection)
+        found = migrate_spanner.read(location.place)
+    elif not sqlite_file.is_there(location.place):  # connecting would create it
+        return Found()
+    else:
+        with closing(sqlite_file.look(location.place)) as connection, sqlite_faults.faults(location.place):
+            found = read_sqlite(connection)
+    _refuse_strangers(location, found)
+    return found
+
+
+def _refuse_strangers(location: Location, found: Found) -> None:
+    """A database with tables and no revision is another application's, unless the tables are what a migration that stopped
+    half-way has left. Nothing is to be added to it."""
+    if found.revision is not None:
+        return
+    ours = {VERSIONS, sqlite_file.FILLER, *metadata.tables} if VERSIONS in found.tables else set()
+    strangers = sorted(found.tables - ours)
+    if strangers:
+        raise InvalidStore(
+            f"{_name(location)} belongs to another application, whose {_listed(strangers)} it has: name another one with --store."
+        )
+
+
+def _require_tables(location: Location, found: Found) -> None:
+    """Whoever has a revision of ours has its tables, unless somebody dropped them."""
+    missing = sorted(set(metadata.tables) - found.tables) if found.revision in revisions() else []
+    if missing:
+        raise InvalidStore(f"{_name(location)} has lost the {_listed(missing)} of its schema: restore a backup.")
+
+
+def _name(location: Location) -> str:
+    if location.kind == "spanner":
+        return f"The Spanner database {location.place}"
+    return f"The SQLite file {os.path.abspath(location.place)}"
+
+
+def _listed(tables: Sequence[str]) -> str:
+    """Names of tables, three at most."""
+    more = f" and {len(tables) - 3} more" if len(tables) > 3 else ""
+    return f"{'tables' if tables[1:] else 'table'} {', '.join(tables[:3])}{more}"
 
 
 def _run(location: Location, verb: str, revision: str) -> None:
@@ -202,7 +253,7 @@ def _connect_sqlite(path: str) -> Iterator[Connection]:
 
     engine = create_engine("sqlite://", creator=lambda: sqlite_file.connect(path), poolclass=NullPool)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    with sqlite_file.faults(path):
+    with sqlite_faults.faults(path):
         try:
             with engine.begin() as connection:
                 yield connection

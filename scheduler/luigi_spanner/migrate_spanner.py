@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,50 +9,54 @@ from typing import TYPE_CHECKING, Any
 
 import google.cloud.spanner_v1 as spanner
 from google.api_core import exceptions
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 
-from luigi_spanner.stores import InvalidStore, StoreError, Unavailable
+from luigi_spanner.migrate import VERSIONS, Found
+from luigi_spanner.stores import InvalidStore, StoreError, Unavailable, spanner_sentences
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-CALL_SECONDS = 10.0
-"""How long one call may take. Without a bound the client retries an unreachable server for many minutes."""
+CALL_SECONDS = 5.0
+"""How long one call may take, as a replica's does. Without a bound the client retries an unreachable server for many minutes."""
 
 CREATE_SECONDS = 60.0
 """How long the emulator may take to create an instance or a database."""
-
-EMULATOR = "SPANNER_EMULATOR_HOST"
-"""Environment variable that sends Google's clients to an emulator."""
 
 _TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = ''"
 _REVISION = "SELECT version_num FROM alembic_version"
 _MIN_COMPATIBLE = "SELECT min_compatible FROM compatibility WHERE id = 1"
 
 
-def read(name: str) -> tuple[str | None, int | None]:
-    """(revision, min_compatible) of the database, None where it has none. Raises InvalidStore, Unavailable."""
+def read(name: str) -> Found:
+    """What the database has. Raises InvalidStore, Unavailable."""
     with faults(name), _client(name) as client:
         api = _database(client, name).spanner_api
         session = api.create_session(database=name, timeout=CALL_SECONDS, retry=None)
         try:
-            tables = {row[0] for row in _query(api, session.name, _TABLES)}
-            revision = _query(api, session.name, _REVISION) if "alembic_version" in tables else []
+            tables = frozenset(row[0] for row in _query(api, session.name, _TABLES))
+            revision = _query(api, session.name, _REVISION) if VERSIONS in tables else []
             compatible = _query(api, session.name, _MIN_COMPATIBLE) if "compatibility" in tables else []
         finally:
             with suppress(exceptions.GoogleAPICallError):
                 api.delete_session(name=session.name, timeout=CALL_SECONDS, retry=None)
-    return (revision[0][0] if revision else None), (int(compatible[0][0]) if compatible else None)
+    return Found(
+        revision=revision[0][0] if revision else None,
+        min_compatible=int(compatible[0][0]) if compatible else None,
+        tables=tables,
+    )
 
 
 def create_on_emulator(name: str) -> None:
     """Create the instance and the database where they are missing, if an emulator is named; else do nothing."""
-    if not os.environ.get(EMULATOR):
+    if not spanner_sentences.emulator():
         return
     with faults(name), _client(name) as client:
         _, project, _, instance_id, _, _ = name.split("/")
         config = f"projects/{project}/instanceConfigs/emulator-config"
         instance = client.instance(instance_id, configuration_name=config, node_count=1)
+        with suppress(exceptions.NotFound):  # the calls that create take no bound, so whether anybody answers is seen here
+            client.instance_admin_api.get_instance(name=instance.name, timeout=CALL_SECONDS, retry=None)
         with suppress(exceptions.AlreadyExists):
             instance.create().result(CREATE_SECONDS)
         with suppress(exceptions.AlreadyExists):
@@ -91,28 +94,21 @@ def faults(name: str) -> Iterator[None]:
 
 
 def _meaning(name: str, error: Exception) -> StoreError:
+    reason = str(getattr(error, "message", None) or error)
     if isinstance(error, exceptions.NotFound):
-        return InvalidStore(f"There is no Spanner database {name}: {_remedy(name)}.")
+        return InvalidStore(spanner_sentences.missing(name))
+    if isinstance(error, DefaultCredentialsError):
+        return InvalidStore(spanner_sentences.credentials(error))
     if isinstance(error, (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError)):
-        return InvalidStore(f"Spanner does not let these credentials use {name}: {_text(error)}.")
+        return InvalidStore(spanner_sentences.barred(name, reason))
     if isinstance(error, (exceptions.BadRequest, exceptions.Conflict)):
-        return InvalidStore(f"Spanner refuses what was asked of {name}: {_text(error)}.")
-    return Unavailable(f"Spanner does not answer for {name}: {_text(error)}.")
-
-
-def _remedy(name: str) -> str:
-    if os.environ.get(EMULATOR):
-        return f"run `luigi-spanner db upgrade --store spanner:///{name}`"
-    return "create it first, `luigi-spanner db upgrade` only fills it"
-
-
-def _text(error: Exception) -> str:
-    message = getattr(error, "message", None) or str(error)
-    return " ".join(str(message).split()).rstrip(".")
+        return InvalidStore(spanner_sentences.refused(name, reason))
+    return Unavailable(spanner_sentences.silent(name, reason))
 
 
 @contextmanager
 def _client(name: str) -> Iterator[Any]:
+    spanner_sentences.emulator()  # the client takes whatever the variable says
     client: Any = spanner.Client(project=name.split("/")[1], disable_builtin_metrics=True)
     try:
         yield client

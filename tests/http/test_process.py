@@ -470,9 +470,9 @@ def test_verify(serve: Callable[..., Process], tmp_path: Path) -> None:
 
 def test_verify_creates_nothing(tmp_path: Path) -> None:
     absent = finished("verify", "--store", "sqlite:///absent.db", directory=tmp_path)
-    assert (absent.returncode, absent.stderr) == (2, "There is no file absent.db to verify.\n")
+    assert absent.returncode == 2 and absent.stderr.startswith(f"There is no SQLite file {tmp_path}/absent.db: correct --store")
     default = finished("verify", directory=tmp_path)
-    assert default.returncode == 2 and default.stderr.startswith("There is no file ")
+    assert default.returncode == 2 and default.stderr.startswith("There is no SQLite file ")
     assert list(tmp_path.iterdir()) == []
 
 

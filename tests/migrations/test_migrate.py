@@ -190,7 +190,7 @@ def set_revision(url: str, revision: str, min_compatible: int) -> None:
         ("9999", schema.MIN_COMPATIBLE, None),
         ("9999", schema.MIN_COMPATIBLE - 1, None),
         ("9999", schema.MIN_COMPATIBLE + 1, "newer"),
-        ("9999", None, "newer"),
+        ("9999", None, "none of Luigi Spanner's"),
     ],
 )
 def test_the_rule_of_compatibility(revision: str | None, min_compatible: int | None, reason: str | None) -> None:
@@ -213,9 +213,8 @@ def test_reading_creates_no_file(tmp_path: Path) -> None:
     migrate.downgrade(url, "base")
     with pytest.raises(InvalidStore) as caught:
         migrate.check(url)
-    assert (
-        str(caught.value) == f"There is no SQLite file {tmp_path}/luigi.db: `luigi-spanner db upgrade --store {url}` creates it."
-    )
+    creating = f"`luigi-spanner db upgrade --store {url}` creates it"
+    assert str(caught.value) == f"There is no SQLite file {tmp_path}/luigi.db: correct --store, or {creating}."
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,6 +26,7 @@ from luigi_spanner.stores import (
     Unavailable,
     Unknown,
     sqlite,
+    sqlite_faults,
     sqlite_file,
 )
 
@@ -133,7 +134,9 @@ async def test_filler_that_was_left_behind_is_dropped(place: SqlitePlace, full: 
             await store.close()
         leave_filler(place)
         assert (os.path.exists(f"{place.path}-wal") and os.path.getsize(f"{place.path}-wal") >= sqlite_file.WAL_BYTES) == full
-        await (await place.open()).close()
+        store = await place.open()
+        await store.load()
+        await store.close()
     assert not has_filler(place)
 
 
@@ -312,7 +315,7 @@ def test_a_file_that_cannot_be_written() -> None:
         place.path.chmod(0o444)
         place.path.parent.chmod(0o555)
         with unprivileged():
-            check_invalid(place.path, "Cannot use the SQLite file .*(readonly|unable to open)")
+            check_invalid(place.path, "Cannot use the SQLite file .*: it is read-only for user nobody; give that user")
         place.path.parent.chmod(0o755)
 
 
@@ -334,5 +337,76 @@ async def test_a_disk_without_room_ends_in_unknown_and_heals(place: SqlitePlace)
 
 
 async def create(place: SqlitePlace) -> None:
-    async with opened(place):
-        pass
+    async with opened(place) as (store,):
+        await store.load()
+
+
+@on_loop
+async def test_damage_that_only_commits_meet_ends_the_wait_for_them(place: SqlitePlace) -> None:
+    """Otherwise a replica would try for ever, and say nothing."""
+    async with opened(place) as (store,):
+        await append(store, 1, *(stakeholder(f"w{number}", "t", b"b" * 500) for number in range(1000)))
+    content = bytearray(place.path.read_bytes())
+    for page in range(40 * 4096, len(content), 4096):
+        content[page : page + 100] = b"\xff" * 100
+    place.path.write_bytes(content)
+    store = await place.open()
+    assert await store.read_after(1) == []
+    outcome = await store.commit(2, entry(2), [stakeholder(f"w{number}", "t", b"c") for number in range(1000)])
+    assert isinstance(outcome, Unknown) and "is damaged" in outcome.reason
+    with pytest.raises(InvalidStore, match="is damaged"):
+        await store.read_after(1)
+    await store.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@on_loop
+async def test_a_file_that_is_taken_away_is_told(place: SqlitePlace, replaced: bool) -> None:
+    """SQLite goes on with the file that it has open, which nobody else will ever see."""
+    store = await place.open()
+    await store.load()
+    place.path.rename(place.path.with_name("away.db"))
+    if replaced:
+        await create(place)
+    assert isinstance(await store.commit(1, entry(1), []), Unknown)
+    with pytest.raises(InvalidStore, match="removed or replaced while it was in use"):
+        await store.read_after(0)
+    await store.close()
+    if replaced:
+        async with opened(place) as (other,):
+            assert await journal(other) == []
+
+
+@on_loop
+async def test_why_a_commit_waits_is_logged(place: SqlitePlace, caplog: pytest.LogCaptureFixture) -> None:
+    store = await place.open(deadline=DEADLINE)
+    await store.load()
+    with place.locked():
+        await store.commit(1, entry(1), [])
+    assert f"Entry 1 could not be written and waits: Another process keeps the SQLite file {place.path} locked" in caplog.text
+    await store.close()
+
+
+@on_loop
+async def test_what_only_reads_writes_nothing(place: SqlitePlace) -> None:
+    await create(place)
+    before = place.path.read_bytes()
+    store = await sqlite.open(str(place.path), NAMESPACE, prepare=False)
+    await store.load()
+    await store.close()
+    assert place.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("code", "text"), sqlite_faults._PASSING.items())
+def test_errors_are_told_apart_without_codes(code: int, text: str) -> None:
+    """Python 3.10's exceptions have none."""
+    for error in (sqlite3.OperationalError(text), with_code(sqlite3.OperationalError("x"), 256 * 3 + code)):
+        assert sqlite_faults.may_pass(error)
+        assert sqlite_faults.is_locked(error) == (code in (5, 6))
+    for error in (sqlite3.OperationalError("no such table: x"), with_code(sqlite3.OperationalError(text), 1)):
+        assert not sqlite_faults.may_pass(error)
+
+
+def with_code(error: sqlite3.Error, code: int) -> sqlite3.Error:
+    error.sqlite_errorcode = code
+    return error

@@ -85,7 +85,7 @@ async def open_existing(url: str, namespace: str) -> Store:
     check_namespace(namespace)
     if location.kind == "sqlite":
         await asyncio.to_thread(migrate.check, url)
-    store = await _open(location, namespace, None)
+    store = await _open(location, namespace, None, prepare=False)
     try:
         if not await store.has_namespace():
             raise InvalidStore(f"The store has no namespace {namespace!r}.")
@@ -95,16 +95,16 @@ async def open_existing(url: str, namespace: str) -> Store:
     return store
 
 
-async def _open(location: Location, namespace: str, ids: Callable[[], str] | None) -> _Namespaced:
+async def _open(location: Location, namespace: str, ids: Callable[[], str] | None, *, prepare: bool = True) -> _Namespaced:
     if location.kind == "sqlite":
         from luigi_spanner.stores import sqlite
 
-        return await sqlite.open(location.place, namespace)
+        return await sqlite.open(location.place, namespace, prepare=prepare)
     if location.kind == "spanner":
         # Imported here: the client library takes a second to load, which no one else should wait for.
         from luigi_spanner.stores import spanner
 
-        return await spanner.open(location.place, namespace, ids)
+        return await spanner.open(location.place, namespace, ids, prepare=prepare)
     from luigi_spanner.stores import memory
 
     return memory.open(location.place, namespace)
@@ -153,6 +153,8 @@ def _memory(name: str, path: str, rest: str | None) -> Location:
 
 
 def _sqlite(path: str, rest: str | None) -> Location:
+    if "\0" in path:
+        raise InvalidStore("A SQLite store URL names no file: a path has no zero byte (%00).")
     if path in ("", ":memory:"):
         raise InvalidStore("A SQLite store needs a file, as in sqlite:///luigi.db; for one that forgets use memory://.")
     if rest:

@@ -7,6 +7,7 @@ from being taken again (I9). Everything rides in that one call, so it happens in
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,7 @@ from google.cloud.spanner_v1 import types
 from luigi_spanner import migrate, schema
 from luigi_spanner.journal import Entry, Row
 from luigi_spanner.stores import (
+    GENESIS,
     READ_BYTES,
     READ_LIMIT,
     Closed,
@@ -33,11 +35,14 @@ from luigi_spanner.stores import (
     Unavailable,
     Unknown,
     bounds,
+    spanner_sentences,
     spanner_values,
 )
 from luigi_spanner.stores.spanner_faults import IN_DOUBT, Fault, Meaning
 from luigi_spanner.stores.spanner_view import View
 from luigi_spanner.stores.spanner_wire import MESSAGE_BYTES, TAG, Attempt, Pace, Wire, connector
+
+logger = logging.getLogger(__name__)
 
 HEAVY_BYTES = 64 * 1024
 """A head with more payload than this is not fetched again by each strong read that only asks whether it still is the head."""
@@ -49,9 +54,16 @@ T = TypeVar("T")
 Read = Callable[[Attempt], Awaitable[T]]
 
 
-async def open(database: str, namespace: str, ids: Callable[[], str] | None = None, *, pace: Pace | None = None) -> SpannerStore:
+async def open(
+    database: str,
+    namespace: str,
+    ids: Callable[[], str] | None = None,
+    *,
+    pace: Pace | None = None,
+    prepare: bool = True,
+) -> SpannerStore:
     """Open `namespace` in `database`, named projects/P/instances/I/databases/D. `ids` gives random text, which seeds the jitter
-    of retries; `pace` says how long calls may take.
+    of retries; `pace` says how long calls may take. Without `prepare` nobody asks whether it can be written.
 
     With SPANNER_EMULATOR_HOST set it is the emulator's database. Raises SchemaMismatch, InvalidStore, Unavailable.
     """
@@ -60,6 +72,8 @@ async def open(database: str, namespace: str, ids: Callable[[], str] | None = No
     store = SpannerStore(wire, namespace)
     try:
         await store.check_schema()
+        if prepare:
+            await store.prove()
     except BaseException:
         await store.close()
         raise
@@ -74,6 +88,7 @@ class SpannerStore:
         self._wire = wire
         self._heavy: int | None = None
         self._schema_seen = -math.inf
+        self._proved = False
 
     async def check_schema(self) -> None:
         """Raise SchemaMismatch unless this release can use the database as it is (I11), InvalidStore, Unavailable."""
@@ -85,6 +100,11 @@ class SpannerStore:
         if mismatch:
             raise SchemaMismatch(mismatch)
         self._schema_seen = asyncio.get_running_loop().time()
+
+    async def prove(self) -> None:
+        """Find out now whether this process may write, by a truncation that takes nothing. Raises as `check_schema` does."""
+        await self.truncate(GENESIS)
+        self._proved = True
 
     async def has_namespace(self) -> bool:
         """Whether the namespace has been created. Raises as reads do."""
@@ -176,6 +196,8 @@ class SpannerStore:
             return _refused(fault)
         if fault.meaning is Meaning.MISSING:
             return await self._outcome_of_missing(seq, fault)
+        if fault.meaning is not Meaning.CLOSED:
+            logger.warning("Nobody knows yet whether entry %d was written: %s", seq, fault.reason)
         return Unknown(reason=fault.reason)
 
     async def _outcome_of_missing(self, seq: int, fault: Fault) -> Outcome:
@@ -199,35 +221,32 @@ class SpannerStore:
             raise self._error(fault) from fault
 
     def _error(self, fault: Fault) -> StoreError:
+        database = self._wire.database
         if fault.meaning is Meaning.CLOSED:
             return Closed("the store is closed")
-        remedy = f"`luigi-spanner db upgrade --store {self._url()}`"
         if fault.meaning is Meaning.NO_DATABASE:
-            return SchemaMismatch(f"There is no Spanner database {self._wire.database}: create it, then run {remedy}.")
+            return SchemaMismatch(spanner_sentences.missing(database))
         if fault.meaning is Meaning.MISSING:
+            remedy = f"`luigi-spanner db upgrade --store {self._url()}`"
             return SchemaMismatch(f"The database's schema is not this release's ({fault.reason}): run {remedy}.")
-        if fault.meaning is Meaning.BARRED and self._schema_seen == -math.inf:
+        if fault.meaning is Meaning.BARRED:
             # Later it is an outage: credentials are renewed and permissions mended while replicas wait.
-            return InvalidStore(f"Spanner does not let this process use {self._wire.database}: {fault.reason}")
+            kind = Unavailable if self._proved else InvalidStore
+            return kind(spanner_sentences.barred(database, fault.reason))
         if fault.meaning in (Meaning.REFUSED, Meaning.TAKEN):
-            return InvalidStore(f"Spanner refuses to work on {self._wire.database}: {fault.reason}")
-        return Unavailable(fault.reason)
+            return InvalidStore(spanner_sentences.refused(database, fault.reason))
+        return Unavailable(spanner_sentences.silent(database, fault.reason))
 
     def _url(self) -> str:
-        return f"spanner:///{self._wire.database}"
+        return spanner_sentences.url(self._wire.database)
 
     def _view(self, attempt: Attempt) -> View:
         return View(wire=self._wire, namespace=self.namespace, attempt=attempt)
 
     async def _revision(self, attempt: Attempt) -> tuple[str | None, int | None]:
         view = self._view(attempt)
-        try:
-            revisions = await view.column("alembic_version", "version_num")
-            oldest = await view.column("compatibility", "min_compatible")
-        except Fault as fault:
-            if fault.meaning is Meaning.MISSING:
-                return None, None
-            raise
+        revisions = await _unless_missing(view.column("alembic_version", "version_num"))
+        oldest = await _unless_missing(view.column("compatibility", "min_compatible"))
         return max(revisions, default=None), max(oldest, default=None)
 
     async def _snapshot(self, attempt: Attempt) -> Snapshot | None:
@@ -270,6 +289,16 @@ class SpannerStore:
         except Fault as fault:
             if fault.meaning is not Meaning.TAKEN:
                 raise self._error(fault) from fault
+
+
+async def _unless_missing(column: Awaitable[list[T]]) -> list[T]:
+    """A column's values, none if there is no such table."""
+    try:
+        return await column
+    except Fault as fault:
+        if fault.meaning is Meaning.MISSING:
+            return []
+        raise
 
 
 def _refused(fault: Fault) -> Outcome:

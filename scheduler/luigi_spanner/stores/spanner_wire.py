@@ -21,7 +21,7 @@ from google.api_core import grpc_helpers_async
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.spanner_v1 import types
 
-from luigi_spanner.stores import InvalidStore, spanner_faults
+from luigi_spanner.stores import InvalidStore, spanner_faults, spanner_sentences
 from luigi_spanner.stores.spanner_faults import Fault, Meaning
 
 ENDPOINT = "spanner.googleapis.com:443"
@@ -108,13 +108,13 @@ def connector(environ: Mapping[str, str] = os.environ) -> Connect:
 
     May block on files and on the metadata server: call it off the event loop. Raises InvalidStore without credentials.
     """
-    emulator = environ.get("SPANNER_EMULATOR_HOST")
+    emulator = spanner_sentences.emulator(environ)
     if emulator:
         return lambda: grpc.aio.insecure_channel(emulator, options=_OPTIONS)
     try:
         credentials, _ = google.auth.default(scopes=SCOPES)
     except GoogleAuthError as error:
-        raise InvalidStore(f"No credentials for Spanner: {error}") from error
+        raise InvalidStore(spanner_sentences.credentials(error)) from error
     return lambda: grpc_helpers_async.create_channel(ENDPOINT, credentials=credentials, options=_OPTIONS)
 
 
@@ -245,9 +245,17 @@ class Wire:
                 request = types.CreateSessionRequest.pb()(database=self.database)
                 request.session.multiplexed = True
                 timeout = max(ATTEMPT_LEAST, min(self.pace.attempt, until - now()))
-                made = await self.call("CreateSession", request, types.Session.pb(), timeout)
+                made = await self._create_session(request, timeout)
                 self._session, self._session_since = made.name, now()
             return self._session
+
+    async def _create_session(self, request: Any, timeout: float) -> Any:
+        try:
+            return await self.call("CreateSession", request, types.Session.pb(), timeout)
+        except Fault as fault:
+            if fault.meaning is Meaning.MISSING:  # whatever the error's details name, what a session is made in is not there
+                fault.meaning = Meaning.NO_DATABASE
+            raise
 
     def _mend(self, fault: Fault) -> None:
         """Make the next attempt another way: with a new session, or by a new connection where this one does not answer."""

@@ -8,12 +8,13 @@ when the lock is taken, and for whatever is long, the work runs on one thread of
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from typing import Any, TypeVar
 
 from luigi_spanner import migrate
@@ -30,10 +31,13 @@ from luigi_spanner.stores import (
     Unavailable,
     Unknown,
     bounds,
+    sqlite_faults,
     sqlite_file,
     sqlite_sql,
 )
 from luigi_spanner.stores.location import sqlite_url
+
+logger = logging.getLogger(__name__)
 
 DEADLINE = 5.0
 """Seconds within which a call succeeds or is given up: half of a worker's timeout of 10 s, so that it can be told."""
@@ -66,11 +70,13 @@ _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], _T]
 
 
-async def open(path: str, namespace: str, *, deadline: float = DEADLINE) -> SqliteStore:
-    """Open the file, created if missing, and bring its schema up to date. Raises InvalidStore, SchemaMismatch, Unavailable."""
+async def open(path: str, namespace: str, *, deadline: float = DEADLINE, prepare: bool = True) -> SqliteStore:
+    """Open the file, created if missing, bring its schema up to date, and have the first load find out whether it can be written;
+    without `prepare` open it as it is. Raises InvalidStore, SchemaMismatch, Unavailable."""
     store = SqliteStore(path, namespace, deadline=deadline)
     try:
-        await store.prepare()
+        if prepare:
+            await store.prepare()
     except BaseException:
         await store.close()
         raise
@@ -81,20 +87,23 @@ class SqliteStore:
     """One namespace of one SQLite file; see `Store`. `deadline` is in seconds, by the monotonic clock."""
 
     def __init__(self, path: str, namespace: str, *, deadline: float = DEADLINE) -> None:
-        self._path = path
+        self._path = self._file = path
         self._namespace = namespace
         self._deadline = deadline
         self._closing = threading.Event()
         # The thread starts with the first call, and the file is opened on it: nothing of either crosses an earlier fork.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="luigi-spanner-sqlite")
         self._connection: sqlite3.Connection | None = None
+        self._identity: sqlite_file.Identity | None = None
         self._schema_seen: int | None = None
+        self._broken: InvalidStore | None = None
+        self._unproved = False
         self._outstanding: list[Future[Any]] = []
         self._handed_over = 0
         self._duration = 0.0
 
     async def prepare(self) -> None:
-        """Create what is missing, and find out now whether the file can be written."""
+        """Create what is missing, and have the first load find out whether the file can be written."""
         await self._run(self._prepare)
 
     async def has_namespace(self) -> bool:
@@ -165,6 +174,8 @@ class SqliteStore:
     def _is_prompt(self) -> bool:
         if self._closing.is_set() or self._connection is None or self._unfinished():
             return False  # the connection is the thread's
+        if self._broken is not None:
+            return False  # the thread tells of it
         if self._duration > PROMPT_SECONDS:
             self._handed_over += 1
             if self._handed_over % RELIEF:
@@ -174,18 +185,17 @@ class SqliteStore:
     # Everything below runs on the store's thread, or on the event loop while nothing runs there.
 
     def _prepare(self) -> None:
-        with closing(sqlite_file.connect(self._path)) as connection, sqlite_file.faults(self._path):
-            connection.execute("BEGIN IMMEDIATE")  # fails if the file cannot be written
-            connection.execute("ROLLBACK")
-            found = migrate.read_sqlite(connection)
-        if migrate.compatible(*found, self._url) is not None:
-            migrate.upgrade_sqlite(self._path)
-        sqlite_file.grow_wal(self._path, self._connect())
+        migrate.upgrade_sqlite(self._path)
+        self._connect()
+        self._unproved = True
 
     def _load(self, connection: sqlite3.Connection) -> Snapshot:
         with sqlite_sql.transaction(connection):
             self._check_schema(connection)
             snapshot = sqlite_sql.snapshot(connection, self._namespace)
+        if self._unproved:
+            sqlite_file.prove(self._path, connection)  # not before all of it was read: what is damaged is left as it is
+            self._unproved = False
         if snapshot is not None:
             return snapshot
         with sqlite_sql.transaction(connection, "IMMEDIATE"):
@@ -214,8 +224,12 @@ class SqliteStore:
             return refused
         try:
             return self._attempt(lambda connection: self._commit(connection, entry, rows))
+        except InvalidStore as error:
+            self._broken = error  # whoever asked resolves it by a read, which need not come by the damaged place
+            return Unknown(reason=str(error))
         except StoreError as error:
-            # Whoever asked resolves it by a read, which meets the same fault if it lasts.
+            if not isinstance(error, Closed):
+                logger.warning("Entry %d could not be written and waits: %s", entry.seq, error)
             return Unknown(reason=str(error))
 
     def _commit_small(self, connection: sqlite3.Connection, entry: Entry, rows: Sequence[Row]) -> Outcome | None:
@@ -241,7 +255,8 @@ class SqliteStore:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._schema_seen:
             return  # nobody else has written anything since it was looked at
-        mismatch = migrate.compatible(*migrate.read_sqlite(connection), self._url)
+        found = migrate.read_sqlite(connection)
+        mismatch = migrate.compatible(found.revision, found.min_compatible, self._url)
         if mismatch is not None:
             raise SchemaMismatch(mismatch)
         self._schema_seen = version
@@ -250,24 +265,35 @@ class SqliteStore:
         """Do `work`, again and again while it meets faults that may pass. Raises Unavailable, Closed, InvalidStore."""
         end = time.monotonic() + self._deadline
         while not self._closing.is_set():
+            if self._broken is not None:
+                raise self._broken
             try:
                 return work(self._connect())
-            except sqlite3.OperationalError as error:
-                if time.monotonic() > end:
-                    raise Unavailable(f"The SQLite file {self._path} does not answer: {error}.") from error
             except sqlite3.Error as error:
-                raise InvalidStore(f"The SQLite file {self._path} is damaged: {error}.") from error
+                if not sqlite_faults.may_pass(error):
+                    raise sqlite_faults.meaning(self._path, error) from error
+                if time.monotonic() > end:
+                    raise Unavailable(str(sqlite_faults.meaning(self._path, error))) from error
             self._closing.wait(PAUSE)
         raise Closed(f"The store on {self._path} was closed.")
 
     def _connect(self) -> sqlite3.Connection:
+        """The connection, opened if need be. Raises InvalidStore if its file is no longer the one that others would open."""
         if self._connection is None:
-            connection = sqlite_file.connect(self._path)
-            # Waiting for a lock is done in `_attempt`, which looks whether the store was closed, and never on the event loop.
-            connection.execute("PRAGMA busy_timeout = 0")
-            connection.set_progress_handler(self._closing.is_set, INTERRUPT_STEPS)
-            self._connection = connection
+            return self._use(sqlite_file.connect(self._path))
+        if sqlite_file.identity(self._file) != self._identity:
+            raise InvalidStore(
+                f"The SQLite file {self._file} was removed or replaced while it was in use: start again on the one that is to be."
+            )
         return self._connection
+
+    def _use(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        sqlite_file.wait_for_locks(connection, 0.0)
+        connection.set_progress_handler(self._closing.is_set, INTERRUPT_STEPS)
+        self._file = os.path.abspath(self._path)
+        self._identity = sqlite_file.identity(self._file)
+        self._connection = connection
+        return connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
