@@ -10,10 +10,12 @@ ADDRESS ?= 127.0.0.1
 PORT ?= 8082
 # More arguments for pytest: make test-fast PYTEST_ARGS="-k journal -x".
 PYTEST_ARGS ?=
-# What `make bench` measures: SUITE=quick|full, ONLY=part of a scenario's name, REPEATS and SEED.
+# What `make bench` measures: SUITE=quick|full, ONLY=part of a scenario's name, REPEATS and SEED; RESUME=1 goes on where a run was
+# interrupted.
 SUITE ?= full
 ONLY ?=
 REPEATS ?=
+RESUME ?=
 SEED ?=
 # How many calls `make differential` and `make fuzz` make; without SEED they draw one and print it.
 CALLS ?= 20000
@@ -89,9 +91,9 @@ matrix:  ## Types and every test on each Python 3.10 to 3.13 found here
 lock:  ## Resolve tests/constraints.txt anew, on Python 3.10 to 3.13
 	@pythons=$$(.ci/pythons) && $${pythons##*[[:space:]]} .ci/lock $$pythons
 
-bench: venv  ## Stock luigid and ours side by side; SUITE=quick|full ONLY= REPEATS= SEED=
+bench: venv  ## Stock luigid and ours side by side; SUITE=quick|full ONLY= REPEATS= SEED= RESUME=1
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
-	$(BIN)/python -m benchmarks --suite $(SUITE) $(if $(ONLY),--only "$(ONLY)") $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m benchmarks --suite $(SUITE) $(if $(ONLY),--only "$(ONLY)") $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SEED),--seed $(SEED)) $(if $(RESUME),--resume)
 
 dist: venv  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m pip install --quiet "build>=1.2,<2"

@@ -6,16 +6,18 @@ import argparse
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
 from benchmarks.bench import Bench
 from benchmarks.client import ROOT, calibrate
-from benchmarks.report import spread, write
+from benchmarks.report import read, spread, write
 from benchmarks.results import Line, Report
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers import Unusable, states
@@ -30,10 +32,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not names:
         print(f"No scenario's name contains {given.only!r}. There are: {', '.join(SCENARIOS)}.", file=sys.stderr)
         return 2
+    partial = given.results / "partial"
+    try:
+        report = _begin(given, partial / f"{given.suite}.json")
+    except Mixed as error:
+        print(error, file=sys.stderr)
+        return 2
+    whole = not given.only and given.scale == 1
     begun = time.monotonic()
-    notes = _notes(given)
-    lines: list[Line] = []
-    failures: dict[str, str] = {}
+    try:
+        _measure(given, [name for name in names if name not in report.done], report)
+    finally:
+        report.notes.append(f"It took {(time.monotonic() - begun) / 60:.1f} minutes; the load average at its end was {_load()}.")
+        finished = len(report.done) + len(report.failures) == len(names)
+        for path in write(report, given.results if whole and finished else partial, given.suite):
+            print(f"wrote {path}")
+    return 1 if report.failures else 0
+
+
+class Mixed(Exception):
+    """What is to be continued was measured on other code."""
+
+
+def _begin(given: argparse.Namespace, left: Path) -> Report:
+    """A new report, or the one that an interrupted run has left."""
+    notes, code = _notes(given), _code()
+    if not given.resume:
+        return Report(title=f"Benchmarks, {given.suite} suite", notes=notes, lines=[], failures={}, done=[], code=code)
+    found = read(left)
+    if found.code != code:
+        raise Mixed(f"{left} was measured on {found.code}, this is {code}: a table of both would say nothing.")
+    return replace(found, notes=[*found.notes, "Continued:", *notes[:2]], failures={})
+
+
+def _measure(given: argparse.Namespace, names: Sequence[str], report: Report) -> None:
     with states() as prepared:
         bench = Bench(
             states=prepared,
@@ -43,13 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             scale=given.scale,
         )
         for name in names:
-            _run(name, bench, lines, failures)
-    notes.append(f"It took {(time.monotonic() - begun) / 60:.1f} minutes; the load average at its end was {_load()}.")
-    report = Report(title=f"Benchmarks, {given.suite} suite", notes=notes, lines=lines, failures=failures)
-    partial = given.only or given.scale > 1
-    for path in write(report, given.results / "partial" if partial else given.results, given.suite):
-        print(f"wrote {path}")
-    return 1 if failures else 0
+            lines: list[Line] = []
+            _run(name, bench, lines, report.failures)
+            report.lines.extend(lines)
+            if name not in report.failures:
+                report.done.append(name)
+
+
+def _code() -> str:
+    """The commit, and whether anything differs from it; empty outside a checkout."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True)
+    return found.stdout.strip()
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,6 +95,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=0, help="repeats of each measurement (default: 5, quick 3)")
     parser.add_argument("--seed", type=int, default=1, help="of the graphs (default: 1)")
     parser.add_argument("--scale", type=int, default=1, help="divide every size by this, to try the benchmark itself")
+    parser.add_argument("--resume", action="store_true", help="go on where a run was interrupted")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     return parser.parse_args(argv)
 
@@ -90,7 +127,8 @@ def _notes(given: argparse.Namespace) -> list[str]:
     return [
         f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, Python {platform.python_version()}, {os.cpu_count()} cores of "
         f"{_processor()}, {platform.system()} {platform.release()}; {releases}.",
-        f"Seed {given.seed}. Load average before it began: {_load()}; the numbers mean little unless it was near 0.",
+        f"Seed {given.seed}, commit {_code() or 'unknown'}. Load average before it began: {_load()}; the numbers mean little unless it "
+        "was near 0.",
         f"The client alone: {1e6 * one.cpu / one.calls:.0f} us of CPU a call and at most {one.rate:,.0f} rpc/s with one "
         f"connection, {1e6 * many.cpu / many.calls:.0f} us and {many.rate:,.0f} rpc/s with 64. It is part of every number.",
         "Each cell is the median of the repeats with the smallest and the largest; each ratio is taken between a repeat of stock "

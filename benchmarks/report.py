@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.results import Line, Report
+from benchmarks.results import Goal, Line, Report
 
 COLORS = {"stock": "#9aa0a6", "ours": "#1a73e8"}
 
@@ -28,6 +28,13 @@ def write(report: Report, directory: Path, name: str) -> list[Path]:
     raw = directory / f"{name}.json"
     raw.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
     return [table, raw, *plots]
+
+
+def read(path: Path) -> Report:
+    """A report that was written as JSON."""
+    found = json.loads(path.read_text())
+    lines = [Line(**{**line, "goal": Goal(**line["goal"]) if line["goal"] else None}) for line in found.pop("lines")]
+    return Report(**{**found, "lines": lines})
 
 
 def markdown(report: Report, plots: Sequence[str] = ()) -> str:

@@ -60,12 +60,15 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A run. `notes` say where and how it ran, `failures` which scenarios gave no line and why."""
+    """A run. `notes` say where and how it ran, `failures` which scenarios gave no line and why. `done` are the scenarios that
+    were measured to their end, `code` the commit that they were measured on."""
 
     title: str
-    notes: Sequence[str]
-    lines: Sequence[Line]
-    failures: Mapping[str, str]
+    notes: list[str]
+    lines: list[Line]
+    failures: dict[str, str]
+    done: list[str] = field(default_factory=list)
+    code: str = ""
 
 
 def alternate(repeats: int, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:

@@ -130,6 +130,31 @@ def test_plots_are_written(tmp_path: Path) -> None:
     assert (tmp_path / "trial-goals.svg").read_text().rstrip().endswith("</svg>")
 
 
+def test_an_interrupted_run_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs what `make bench` installs")
+    interrupts = [True]
+
+    def second(bench: Bench) -> Iterator[Line]:
+        if interrupts.pop():
+            raise KeyboardInterrupt
+        yield LINES[1]
+
+    monkeypatch.setattr(command, "SCENARIOS", {"first": lambda bench: iter(LINES[:1]), "second": second})
+    arguments = ["--suite", "quick", "--results", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        command.main(arguments)
+    left = report.read(tmp_path / "partial" / "quick.json")
+    assert (left.done, left.lines) == (["first"], LINES[:1])
+    interrupts.append(False)
+    assert command.main([*arguments, "--resume"]) == 0
+    assert report.read(tmp_path / "quick.json").lines == LINES
+    monkeypatch.setattr(command, "_code", lambda: "another commit")
+    assert command.main([*arguments, "--resume"]) == 2
+    assert "another commit" in capsys.readouterr().err
+
+
 def test_an_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--only", "nothing"]) == 2
     assert "one-worker" in capsys.readouterr().err
