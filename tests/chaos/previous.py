@@ -11,9 +11,9 @@ from fleet import with_source
 
 ROOT = Path(__file__).resolve().parents[2]
 
-COMMIT = "5bd83423680424111d6b76109adfb12bb66ca7df"
-"""The release that replicas are upgraded from. The only place that names it: when a release is made, the commit that follows it
-puts that release's commit here, so that the next one is always tried beside the one that people run."""
+COMMIT = "516b8140fe76709df837ccf26325ee52ca6d03aa"
+"""The release that replicas are upgraded from; no other place names it. After a release its commit is put here, so that every
+change is tried beside what people run. Nothing has been released yet: this is the first commit whose journal is as now."""
 
 HOW_TO_GET_IT = (
     f"needs the previous release, commit {COMMIT[:12]}, from git's history: run it in a clone, not in an unpacked archive, and "
