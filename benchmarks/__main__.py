@@ -127,8 +127,8 @@ def _notes(given: argparse.Namespace) -> list[str]:
     return [
         f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, Python {platform.python_version()}, {os.cpu_count()} cores of "
         f"{_processor()}, {platform.system()} {platform.release()}; {releases}.",
-        f"Seed {given.seed}, commit {_code() or 'unknown'}. Load average before it began: {_load()}; the numbers mean little unless it "
-        "was near 0.",
+        f"Seed {given.seed}, commit {_code() or 'unknown'}. Load average before it began: {_load()}; the numbers mean little "
+        "unless it was near 0.",
         f"The client alone: {1e6 * one.cpu / one.calls:.0f} us of CPU a call and at most {one.rate:,.0f} rpc/s with one "
         f"connection, {1e6 * many.cpu / many.calls:.0f} us and {many.rate:,.0f} rpc/s with 64. It is part of every number.",
         "Each cell is the median of the repeats with the smallest and the largest; each ratio is taken between a repeat of stock "
