@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from balancer import GONE
-from faultplan import Kind
+from balancer import GONE, Wait
+from faultplan import OF_WORKERS, Kind
 from outcome import Outcome
 from timeline import draw
+from verdict import apart
 
 LONGEST = 8
 """How many waits are listed."""
@@ -116,10 +117,31 @@ def _waits(outcome: Outcome) -> Iterator[str]:
         (name, len(found), *(_seconds(found, share) for share in (0.5, 0.99, 1))) for name, found in sorted(by_method.items())
     )
     yield from _table(("call", "times", "p50", "p99", "longest"), rows)
-    yield "The longest:"
+    yield "The longest, and the faults that overlap them:"
     yield ""
-    longest = ((wait.worker, wait.method, f"{wait.seconds:.1f} s", wait.tries) for wait in waits[:LONGEST])
-    yield from _table(("worker", "call", "wait", "tries"), longest)
+    longest = (
+        (
+            wait.worker,
+            wait.method,
+            f"{wait.seconds:.1f} s",
+            wait.tries,
+            f"{_since(outcome, wait.begin):.0f} s",
+            _meanwhile(outcome, wait),
+        )
+        for wait in waits[:LONGEST]
+    )
+    yield from _table(("worker", "call", "wait", "tries", "began at", "faults"), longest)
+
+
+def _since(outcome: Outcome, moment: float) -> float:
+    """Seconds from the beginning of the run to a time of the balancer's log."""
+    return moment - apart() - outcome.began
+
+
+def _meanwhile(outcome: Outcome, wait: Wait) -> str:
+    began, ended = wait.begin - apart(), wait.end - apart()
+    found = [fault for fault, begin, end in outcome.happened if begin <= ended and began <= end and fault.kind not in OF_WORKERS]
+    return ", ".join(f"{fault.kind.name} {fault.target}" if fault.target >= 0 else fault.kind.name for fault in found)
 
 
 def _seconds(found: Sequence[float], share: float) -> str:

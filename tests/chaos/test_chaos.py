@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import balancer
 import chaosrun
 import faultplan
 import pytest
@@ -108,6 +109,19 @@ def test_a_plan_keeps_to_what_it_promises(tempo: faultplan.Tempo, seed: int) -> 
 def hit(faults: list[Fault], moment: float) -> set[int]:
     """The replicas on which there is a fault at that time."""
     return {fault.target for fault in faults if fault.at <= moment < fault.at + fault.seconds}
+
+
+def test_the_documented_balancer_is_the_one_that_is_tried(tmp_path: Path) -> None:
+    if balancer.find() is None:
+        required()
+    document = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (shown,) = [block for block in document.split("```") if "option abortonclose" in block]
+    (tmp_path / "haproxy.cfg").write_text(shown)
+    checked = subprocess.run([balancer.program(), "-c", "-f", str(tmp_path / "haproxy.cfg")], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    tried = {line.strip() for line in balancer.CONFIGURATION.replace("{{", "{").replace("}}", "}").splitlines()}
+    told = {line.partition(" #")[0].strip() for line in shown.splitlines()}
+    assert {line for line in told - tried if not line.startswith(("server", "bind"))} == set()
 
 
 def test_a_clock_is_wrong_and_can_be_set(tmp_path: Path) -> None:
