@@ -6,6 +6,8 @@ import asyncio
 import json
 import math
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +27,34 @@ from luigi_spanner.stores.spanner_wire import Pace, Wire, connector
 
 PATIENCE = 5.0
 """Seconds after which what should have ended is stuck."""
+
+
+FORKING = """
+import asyncio, gc, os, time
+import grpc
+import luigi_spanner.stores.spanner_wire
+
+async def leave_garbage():
+    holder = {"channel": grpc.aio.insecure_channel("127.0.0.1:1")}
+    holder["itself"] = holder
+    await holder["channel"].close()
+
+gc.disable()
+asyncio.run(leave_garbage())
+child = os.fork()
+if child == 0:
+    gc.collect()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+gc.enable()
+assert gc.collect() and not gc.get_freeze_count()
+"""
+
+
+def test_a_forked_child_does_not_wait_for_its_parents_channels() -> None:
+    """It spun for ever in the collector, wherever that happened to start."""
+    ended = subprocess.run([sys.executable, "-c", FORKING], timeout=6 * PATIENCE, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_every_status_code_has_a_meaning() -> None:

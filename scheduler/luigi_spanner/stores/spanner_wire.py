@@ -7,6 +7,7 @@ tell, and sleeps seconds on an abort. So the calls are made here, on grpc.aio wi
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import random
@@ -23,6 +24,10 @@ from google.cloud.spanner_v1 import types
 
 from luigi_spanner.stores import InvalidStore, spanner_faults, spanner_sentences
 from luigi_spanner.stores.spanner_faults import Fault, Meaning
+
+# A closed channel that waits for the collector waits for a thread when it is collected. A forked child does not have that thread
+# and would wait for ever, so there its parent's objects are never collected.
+os.register_at_fork(before=gc.freeze, after_in_parent=gc.unfreeze)
 
 ENDPOINT = "spanner.googleapis.com:443"
 """Spanner's global endpoint (its service description)."""
