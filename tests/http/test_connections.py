@@ -8,6 +8,7 @@ import json
 import logging
 import resource
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -314,8 +315,11 @@ def files() -> Iterator[None]:
 IDLE = 2000
 """Connections that say nothing: what the product promises to bear."""
 
-PROMPT_SECONDS = 1.0
-"""In which a call is answered meanwhile. It takes 2 ms on an idle machine, which this one may not be."""
+PROMPT_SECONDS = 0.5
+"""In which half of the calls are answered meanwhile, at least. They take 2 ms on an idle machine, which this one may not be."""
+
+CLIENT_SECONDS = 10.0
+"""In which each of them is answered: as long as Luigi's client waits."""
 
 
 @pytest.mark.slow
@@ -331,13 +335,14 @@ def test_workers_are_answered_beside_very_many_connections(tmp_path: Path) -> No
         with contextlib.ExitStack() as stack:
             idle = [stack.enter_context(socket.create_connection(("127.0.0.1", client.port), PATIENCE)) for _ in range(IDLE)]
             worker = stack.enter_context(contextlib.closing(client.connect()))
-            slowest = 0.0
+            taken = []
             for number in range(100):
                 began = time.monotonic()
                 worker.request("GET", in_query("add_task", worker="w", task_id=f"T{number}", family="F"))
                 assert worker.getresponse().read() == b'{"response": null}'
-                slowest = max(slowest, time.monotonic() - began)
-            assert slowest < PROMPT_SECONDS
+                taken.append(time.monotonic() - began)
+            assert statistics.median(taken) < PROMPT_SECONDS
+            assert max(taken) < CLIENT_SECONDS
             for connection in idle[:: IDLE // 10]:
                 connection.sendall(f"GET {PING} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
