@@ -38,7 +38,7 @@ LOOK_SECONDS = 0.02
 """How often the run looks at its processes and its agenda."""
 
 SETTLE_SECONDS = 240.0
-"""How long workers may take, after the last fault, to finish what they have begun."""
+"""How long workers may take, after the last fault, to finish what they have begun, and the last fault to be over."""
 
 TELL_SECONDS = 10.0
 """How often a run says how far it is."""
@@ -88,8 +88,10 @@ class Weather(Protocol):
 def missing() -> str | None:
     """What a run needs and this machine has not, in a sentence."""
     found = find_emulator()
-    if found is None or found.kind != "binary":
+    if found is None:
         return HOW_TO_GET_IT
+    if found.kind != "binary":
+        return f"needs an emulator that it can stop and start, and not the {found.kind} {found.place}: set LUIGI_SPANNER_EMULATOR"
     return None if balancer.find() and skew.find() else HOW_TO_GET_TOOLS
 
 
@@ -179,6 +181,8 @@ def _last(fleet: Fleet, crew: Crew, weather: Weather, least: float, say: Callabl
         if calm is None and now > least and weather.over:
             calm = now
             crew.close()
+        if calm is None and now > least + SETTLE_SECONDS:
+            raise TimedOut(f"what was to happen has not happened {SETTLE_SECONDS:.0f} s after it was to be over")
         if calm is not None and now > calm + SETTLE_SECONDS:
             raise TimedOut(f"the workers have not finished {SETTLE_SECONDS:.0f} s after the last fault")
         if now - told > TELL_SECONDS:
