@@ -63,12 +63,16 @@ class Waiting:
     given_up: bool = False
     reply: Any = None
     error: Exception | None = None
+    done: bool = False
 
     @property
     def dropped(self) -> bool:
         return self.given_up or self.call.abandoned
 
     def answer(self) -> None:
+        if self.done:
+            return
+        self.done = True
         if isinstance(self.error, RuleFailed):
             # Not before: on the state that the replica had before it caught up, a rule may fail for a call that then succeeds.
             message = "Call %s of request %s failed and was undone"

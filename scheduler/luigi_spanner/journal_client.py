@@ -19,6 +19,9 @@ RETRY_SECONDS = (0.02, 1.0)
 """First and longest pause between attempts to reach a store that does not answer; each pause doubles."""
 
 
+LONGEST_TRIP = 1.0
+"""Seconds beyond which a commit says nothing about the way to the store: the process stood still, or the clock was set."""
+
 SMOOTHING = 0.2
 """Weight of the last commit in the round trip."""
 
@@ -109,7 +112,8 @@ class JournalClient:
         return Fate.OURS if found[0].commit_id == entry.commit_id else Fate.ANOTHER, found
 
     def _note_round_trip(self, seconds: float) -> None:
-        self.round_trip = max(0.0, seconds if not self.round_trip else self.round_trip + SMOOTHING * (seconds - self.round_trip))
+        seconds = min(max(seconds, 0.0), LONGEST_TRIP)
+        self.round_trip = self.round_trip + SMOOTHING * (seconds - self.round_trip) if self.round_trip else seconds
 
     async def read_after(self, seq: int) -> list[Entry]:
         """The store's answer, however long it takes. Raises Truncated."""

@@ -23,7 +23,7 @@ from luigi_spanner.journal import Entry
 from luigi_spanner.journal_client import EntryRefused, JournalClient, LostTrack
 from luigi_spanner.offset import Offset
 from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Store, StoreError, Truncated
-from luigi_spanner.turns import Requests, Turns
+from luigi_spanner.turns import TRY, Requests, Sent, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +169,16 @@ class Replica:
             raise
         finally:
             for waiting in batch:
-                down = StoreDown(self.failure or "this replica is stopping")
-                waiting.error = waiting.error or (self._fault if self._fault is not None and not waiting.encoded else down)
-                waiting.answer()
+                if not waiting.done:
+                    # Whatever a run in memory gave, it was never held against the journal.
+                    down = StoreDown(self.failure or "this replica is stopping")
+                    waiting.error = self._fault if self._fault is not None and not waiting.encoded else down
+                    waiting.answer()
 
     async def _settle(self, batch: list[Waiting], alone: bool) -> list[Waiting]:
         """Make `batch` durable and answer it, in as many tries as it takes; returns the calls that did not fit."""
-        losses = missed = 0
+        turn, losses, missed = self._ids(), 0, 0
+        sent: Sent | None = None
         self._began = self._clock()
         fresh = await self._take_turn(batch, alone)
         while True:
@@ -186,8 +189,11 @@ class Replica:
                     break
                 fresh = True
                 continue
+            if self._live and self._turns.asks_after(losses):
+                # In case that it is lost again.
+                sent = self._requests.send(turn, losses, self.graph.ledger.applied + 2, missed + 1)
             try:
-                found = await self._commit_batch(ran, losses, missed)
+                found = await self._commit_batch(ran, turn, losses)
             except EntryRefused as refused:
                 return await self._refuse(ran, str(refused))
             except LostTrack:
@@ -196,16 +202,29 @@ class Replica:
                 self._turns.took(self._clock() - began)
                 break
             losses += 1
-            missed = await self._catch_up(found)
+            missed = await self._catch_up(await self._with_requests(found, sent))
             if not self._live and self._turns.asks_after(losses - 1):
-                await self._requests.commit(self._ids(), self.graph.ledger.applied + 1)
+                await self._requests.commit(turn, self.graph.ledger.applied + 1)
                 await self._catch_up()
             fresh = await self._take_turn(batch, alone)
         self._used = self._clock()
         self._release(self.graph.tracker.settle())
         for waiting in ran.calls:
             waiting.answer()
+        if sent is not None:
+            sent.needless = True
+            for entry in await sent.known(self._journal.round_trip):
+                # Else the next batch would lose against our own request.
+                if entry.seq == self.graph.ledger.applied + 1:
+                    self._apply(entry)
         return ran.left
+
+    async def _with_requests(self, found: list[Entry], sent: Sent | None) -> list[Entry]:
+        """What was found in the journal, and our own requests that have landed right after it."""
+        for entry in await sent.known(self._journal.round_trip) if sent is not None else ():
+            if found and entry.seq == found[-1].seq + 1:
+                found.append(entry)
+        return found
 
     async def _take_turn(self, batch: list[Waiting], alone: bool) -> bool:
         """Give way to those who asked before, and let calls join that came meanwhile. Whether memory stood at the journal's head
@@ -219,28 +238,18 @@ class Replica:
             return True
         return False
 
-    async def _commit_batch(self, ran: Ran, losses: int, missed: int) -> list[Entry] | None:
-        """As `JournalClient.commit`. A batch that was lost goes out together with requests for a turn, in case that it is lost
-        again. A refusal may be a row's that an older entry owes, so it is tried without rows too."""
-        draft = self._draft(ran, Load.LEAN if losses else self._load())
-        asks = self._live and self._turns.asks_after(losses)
-        asking = self._requests.send(draft.entry.commit_id, draft.entry.seq + 1, missed + 1) if asks else None
+    async def _commit_batch(self, ran: Ran, turn: str, losses: int) -> list[Entry] | None:
+        """As `JournalClient.commit`. A refusal may be a row's that an older entry owes, so it is tried without rows too."""
+        draft = self._draft(ran, Load.LEAN if losses else self._load(), f"{turn}{TRY}{losses}")
         try:
             found = await self._journal.commit(draft.entry, draft.rows)
         except EntryRefused:
             if not draft.rows:
                 raise
-            draft = self._draft(ran, Load.LEAN)
+            draft = self._draft(ran, Load.LEAN, f"{turn}{TRY}{losses}{TRY}")
             found = await self._journal.commit(draft.entry, draft.rows)
-        # A request whose answer stays away costs the next batch a try, not this one its time.
-        landed = [] if asking is None else await self._requests.landed(asking, self._journal.round_trip)
         if found is None:
             self._adopt(draft)
-        for entry in landed:
-            if found is None and entry.seq == self.graph.ledger.applied + 1:
-                self._apply(entry)
-            elif found and entry.seq == found[-1].seq + 1:
-                found.append(entry)
         return found
 
     async def _catch_up(self, found: Sequence[Entry] = ()) -> int:
@@ -305,7 +314,7 @@ class Replica:
         possible = True
         try:
             await self._turns.await_ours(self._sleep, self._catch_up)
-            draft = self._draft(Ran(), Load.IDLE)
+            draft = self._draft(Ran(), Load.IDLE, self._ids())
             found = await self._journal.commit(draft.entry, draft.rows)
             if found is None:
                 self._adopt(draft)
@@ -358,10 +367,10 @@ class Replica:
     def _load(self) -> Load:
         return Load.BUSY if self._in_use() else Load.IDLE
 
-    def _draft(self, ran: Ran, load: Load) -> Draft:
+    def _draft(self, ran: Ran, load: Load, commit_id: str) -> Draft:
         turn = ran.changed and self._live and self._turns.contended and self._is_pressed()
         return batches.draft(
-            self.graph, ran, replica=self.name, commit_id=self._ids(), clock=self.offset.now(), load=load, turn=turn
+            self.graph, ran, replica=self.name, commit_id=commit_id, clock=self.offset.now(), load=load, turn=turn
         )
 
     def _is_pressed(self) -> bool:

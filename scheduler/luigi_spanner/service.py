@@ -30,7 +30,7 @@ from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread
 from luigi_spanner.readers import Readers
 from luigi_spanner.replica import Limits, Replica
-from luigi_spanner.stores import InvalidStore, Store, StoreError
+from luigi_spanner.stores import InvalidStore, Store
 from luigi_spanner.stores.location import open_store
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,18 @@ JOIN_HOLD = 60.0
 
 MAIL_SECONDS = 5.0
 """How long stopping waits for mail: half of what `smtplib` waits for one server."""
+
+UNREADABLE = (
+    Divergence,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
+)
+"""What reading damaged rows may raise. A machine without memory, threads or files says nothing about them."""
 
 _DECLARED_WITH = {"worker": None, "task_id": None, "status": PENDING, "retry_policy_dict": None, "priority": 0}
 """What of an `add_task` decides on its dependencies, with Luigi's defaults."""
@@ -231,13 +243,12 @@ class Service:
         """Load, enter the namespace, begin to answer. Raises StoreError."""
         try:
             await self._replica.load()
-        except StoreError:
-            raise
-        except Exception as error:  # Whatever reads damaged rows may raise anything.
+        except UNREADABLE as error:
             logger.debug("The namespace cannot be loaded", exc_info=True)
             reason = error if isinstance(error, Divergence) else f"{type(error).__name__}: {error}"
             raise InvalidStore(
-                f"Namespace {self._replica.namespace} is damaged ({reason}): run `luigi-spanner verify`, and restore a backup."
+                f"Namespace {self._replica.namespace} cannot be read ({reason}): run `luigi-spanner verify`, and restore a "
+                "backup if that finds damage."
             ) from error
         self._commit_loop = asyncio.create_task(self._replica.run(), name="commit loop")
         try:

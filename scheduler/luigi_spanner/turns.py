@@ -8,11 +8,15 @@ before it. One that is not heard, because it never wins, asks with entries that 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luigi_spanner.journal import Entry, encode
 from luigi_spanner.stores import Committed, Store
+
+logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.0
 """How long others give way to one who has lost: enough for a slow batch, and what a replica that died meanwhile costs once."""
@@ -36,8 +40,12 @@ SMOOTHING = 0.2
 POLL_SECONDS = 0.002
 """How long one who gives way rests between two looks at the journal; a look itself takes a round trip."""
 
-SEPARATOR = "+"
-"""Between the commit id of a batch and what makes that of a request unique which was sent with it."""
+REQUEST = "+"
+TRY = "."
+"""What follows the id of a turn in the commit ids of its requests and of its batch's tries."""
+
+TURNS_KEPT = 8
+"""Of each replica: turns that it has had lately. A request for one of these has landed too late and says nothing."""
 
 MOST_NUMBERS = 16
 """Most numbers for which one request is sent; each is a commit of a few hundred bytes."""
@@ -65,7 +73,7 @@ class Turns:
         self._clock = clock
         self._turn_seconds = 0.0
         self._requests: dict[str, _Request] = {}
-        self._taken: dict[str, str] = {}
+        self._had: dict[str, deque[str]] = {}
         self.foreign = float("-inf")
 
     def seen(self, entry: Entry) -> None:
@@ -74,14 +82,14 @@ class Turns:
         if entry.replica != self._name:
             self.foreign = now
         if entry.only_asks:
-            if entry.commit_id.partition(SEPARATOR)[0] == self._taken.get(entry.replica):
-                return  # the batch that it was sent with has won after all
+            if entry.commit_id.partition(REQUEST)[0] in self._had.get(entry.replica, ()):
+                return  # the batch that it was sent for has won after all
             # Whoever has a place keeps it, and gets the time of one who has lost.
             request = self._requests.setdefault(entry.replica, _Request(entry.replica, 0.0, now, True))
             request.grace, request.since, request.by_itself = GRACE_SECONDS, now, True
             return
         self._requests.pop(entry.replica, None)
-        self._taken[entry.replica] = entry.commit_id
+        self._had.setdefault(entry.replica, deque(maxlen=TURNS_KEPT)).append(entry.commit_id.partition(TRY)[0])
         if entry.turn:
             grace = min(max(SHORTEST_GRACE, GRACE_TURNS * self._turn_seconds), GRACE_SECONDS)
             self._requests[entry.replica] = _Request(entry.replica, grace, now, False)
@@ -98,25 +106,30 @@ class Turns:
 
     def asks_after(self, losses: int) -> bool:
         """Whether it is time to ask with an entry of its own, once a batch was lost so often."""
+        self._drop_stale()
         ours = self._requests.get(self._name)
         if ours is None or not ours.by_itself:
             # A place among those who take turns protects the second try.
             return losses >= (1 if ours is None else 2)
-        return not 0 <= self._clock() - ours.since < GRACE_SECONDS
+        return losses > 0 and not 0 <= self._clock() - ours.since < GRACE_SECONDS
 
     def before_ours(self) -> list[_Request]:
         """The requests to give way to, first the one whose turn it is. A later one need not be waited for, and who has no place
         among those who take turns gives way to losers only: the others do not know that it waits."""
-        now = self._clock()
+        self._drop_stale()
         found = []
-        for request in list(self._requests.values()):
+        for request in self._requests.values():
             if request.replica == self._name:
                 break
-            if not 0 <= now - request.since < STALE_SECONDS:
-                del self._requests[request.replica]
-            elif request.by_itself or self._name in self._requests:
+            if request.by_itself or self._name in self._requests:
                 found.append(request)
         return found
+
+    def _drop_stale(self) -> None:
+        now = self._clock()
+        for request in list(self._requests.values()):
+            if not 0 <= now - request.since < STALE_SECONDS:
+                del self._requests[request.replica]
 
     async def await_ours(self, sleep: Callable[[float], Awaitable[None]], look: Callable[[], Awaitable[object]]) -> None:
         """Give way until the requests before ours are taken or have run out; `look()` reads the journal."""
@@ -142,37 +155,37 @@ class Requests:
         self._name = name
         self._store = store
         self._now = now
-        self._sending: set[asyncio.Task[list[Entry]]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
 
-    def send(self, commit_id: str, first: int, numbers: int) -> asyncio.Task[list[Entry]]:
-        """Ask for the batch with that commit id at so many numbers from `first` on, without waiting."""
-        sending = asyncio.create_task(self._send(commit_id, first, min(numbers, MOST_NUMBERS)), name="requests for a turn")
-        # What nobody waits for may end with a store that was closed.
-        sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
-        sending.add_done_callback(self._sending.discard)
-        self._sending.add(sending)
-        return sending
+    def send(self, turn: str, attempt: int, first: int, numbers: int) -> Sent:
+        """Ask for that turn at so many numbers from `first` on, without waiting."""
+        sent = Sent()
+        numbers = min(numbers, MOST_NUMBERS)
+        requests = [self._request(f"{turn}{REQUEST}{attempt}.{number}", first + number) for number in range(numbers)]
+        sent.tasks = [asyncio.create_task(self._send(request, sent), name="request for a turn") for request in requests]
+        self._sending.update(sent.tasks)
+        for task in sent.tasks:
+            task.add_done_callback(self._sending.discard)
+        return sent
 
-    async def landed(self, sending: asyncio.Task[list[Entry]], seconds: float) -> list[Entry]:
-        """Those that are known to have landed after so many seconds more, in order."""
-        done, _ = await asyncio.wait([sending], timeout=seconds)
-        return sending.result() if done else []
-
-    async def commit(self, commit_id: str, seq: int) -> None:
+    async def commit(self, turn: str, seq: int) -> None:
         """Ask at one number, for whoever has no event loop to send more."""
-        request = self._request(commit_id, seq, 0)
-        await self._store.commit(seq, request, ())
+        await self._store.commit(seq, self._request(f"{turn}{REQUEST}", seq), ())
 
-    async def _send(self, commit_id: str, first: int, numbers: int) -> list[Entry]:
-        requests = [self._request(commit_id, first + number, number) for number in range(numbers)]
-        outcomes = await asyncio.gather(*(self._store.commit(request.seq, request, ()) for request in requests))
-        return [request for request, outcome in zip(requests, outcomes, strict=True) if isinstance(outcome, Committed)]
+    async def _send(self, request: Entry, sent: Sent) -> None:
+        if sent.needless:
+            return
+        try:
+            if isinstance(await self._store.commit(request.seq, request, ()), Committed):
+                sent.landed.append(request)
+        except Exception:  # Nothing hangs on it: the batch that it was sent with has its own outcome.
+            logger.debug("A request for a turn failed", exc_info=True)
 
-    def _request(self, commit_id: str, seq: int, number: int) -> Entry:
+    def _request(self, commit_id: str, seq: int) -> Entry:
         nothing = encode([])
         return Entry(
             seq=seq,
-            commit_id=f"{commit_id}{SEPARATOR}{number}",
+            commit_id=commit_id,
             replica=self._name,
             clock=self._now(),
             watermark=0,
@@ -181,3 +194,18 @@ class Requests:
             calls=nothing,
             changes=nothing,
         )
+
+
+@dataclass(eq=False, slots=True)
+class Sent:
+    """Requests on their way. `landed`: those that are known to have. `needless`: the batch has won, what has not left yet need
+    not."""
+
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    landed: list[Entry] = field(default_factory=list)
+    needless: bool = False
+
+    async def known(self, seconds: float) -> list[Entry]:
+        """What has landed, in order, as far as it is known after so many seconds."""
+        await asyncio.wait(self.tasks, timeout=seconds)
+        return sorted(self.landed, key=lambda entry: entry.seq)

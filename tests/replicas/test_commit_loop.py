@@ -282,7 +282,7 @@ def test_a_digest_that_does_not_fit_stops_the_replica(world: World, database: Da
 
 def test_an_entry_of_a_later_encoding_stops_the_replica(world: World, database: Database) -> None:
     rival = other(database)
-    draft = rival.replica._draft(Ran(), Load.IDLE)
+    draft = rival.replica._draft(Ran(), Load.IDLE, "id")
     later = Entry(**{**{name: getattr(draft.entry, name) for name in Entry.__slots__}, "version": 2})
     assert isinstance(drive(rival.replica._store.commit(1, later, [])), Committed)
     with pytest.raises(StoreDown, match="upgrade"):

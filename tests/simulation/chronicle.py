@@ -67,7 +67,8 @@ class Ran:
 
 @dataclass(eq=False)
 class Attempt:
-    """A batch run in memory on top of entry `seq` - 1. `recorded` are the ids of the calls that changed something."""
+    """A batch run in memory on top of entry `seq` - 1. `recorded` are the ids of the calls that changed something. `settled`: it
+    was not undone, and its effects have been released."""
 
     number: int
     node: str
@@ -76,6 +77,7 @@ class Attempt:
     calls: dict[str, Ran] = field(default_factory=dict)
     recorded: list[str] = field(default_factory=list)
     landed: bool = False
+    settled: bool = False
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ from luigi_spanner import service
 from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import Call, CallError
 from luigi_spanner.graph.graph import Graph
+from luigi_spanner.graph.tracker import Effect
 from luigi_spanner.journal import Entry, decode
 from luigi_spanner.stores import Closed, InvalidStore, StoreError
 from luigi_spanner.stores.memory import Database
@@ -81,7 +82,7 @@ class Node(Process):
         graph._task_history = witness
         graph._state._metrics_collector = witness
         replica._release_slow = lambda run: run()
-        run, submit, fail = replica._run, replica.submit, replica.fail
+        run, submit, fail, release = replica._run, replica.submit, replica.fail, replica._release
 
         def noted_run(batch: list[Waiting]) -> Any:
             self.attempt = self.cluster.begin_attempt(self, replica.graph.ledger.applied + 1)
@@ -101,7 +102,13 @@ class Node(Process):
                 self.cluster.fail(Violation("b", f"{self.name} stops serving: {error!r}"), by=self)
             fail(error)
 
-        replica._run, replica.submit, replica.fail = noted_run, noted_submit, noted_fail  # type: ignore[method-assign]
+        def noted_release(effects: list[Effect]) -> None:
+            if self.attempt is not None:
+                self.attempt.settled = True
+            release(effects)
+
+        replica._run, replica.submit = noted_run, noted_submit  # type: ignore[method-assign]
+        replica.fail, replica._release = noted_fail, noted_release  # type: ignore[method-assign]
 
     def _note(self, waiting: Waiting, rule: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Run a call within the attempt under way."""

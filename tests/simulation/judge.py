@@ -62,6 +62,7 @@ class Judge:
         self._played: list[Ran] = []
         self._oracle = Oracle(lambda: self._stock(config), self._about_to_play)
         self._effects: Counter[str] = Counter()
+        self._due: Counter[str] = Counter()
 
     def _stock(self, config: Any) -> Stock:
         stock = Stock(config, self._plan.limits, self._witness, self._witness)
@@ -89,10 +90,10 @@ class Judge:
             for attempt in self._looked(number + 1):
                 for request_id, ran in attempt.calls.items():
                     if self._stands(request_id, attempt):
-                        self._play(ran, None)
+                        self._play(ran, None, attempt)
             if landed is not None and landed.attempt is not None:
                 for ran in landed.attempt.calls.values():
-                    self._play(ran, landed)
+                    self._play(ran, landed, landed.attempt)
         self._check_effects()
 
     # What needs no stock
@@ -154,12 +155,14 @@ class Judge:
         return self._by_seq.get(seq, [])
 
     def _stands(self, request_id: str, attempt: Attempt) -> bool:
-        """Whether a client was answered from this attempt."""
+        """Whether a client was answered from this attempt, or would have been, had it waited."""
         request = self._record.requests.get(request_id)
+        if attempt.settled and request is not None and request.reply is None and request.error is not None:
+            return True
         answered = request is not None and (request.reply is not None or isinstance(request.error, (BadRequest, RuleFailed)))
         return answered and request is not None and request.attempt is attempt and not request.told_nothing
 
-    def _play(self, ran: Ran, landed: Landed | None) -> None:
+    def _play(self, ran: Ran, landed: Landed | None, attempt: Attempt) -> None:
         method, arguments = ran.method, "{}"
         request = self._record.requests.get(ran.request_id)
         if request is not None:
@@ -180,7 +183,10 @@ class Judge:
             expected = None
             self._witness.take()
         else:
-            self._effects.update(map(repr, self._witness.take()))
+            effects = list(map(repr, self._witness.take()))
+            self._effects.update(effects)
+            if attempt.settled:
+                self._due.update(effects)
         given = None if ran.result is None else _normal(ran.result)
         if given != (None if expected is None else _normal(expected)):
             where = f"entry {landed.entry.seq}" if landed else "a reply that changed nothing"
@@ -246,9 +252,11 @@ class Judge:
             raise Violation("e", f"{what}, and it was alive {landed.at - signs[0]:.1f} s before")
 
     def _check_effects(self) -> None:
-        more = Counter(map(repr, self._record.effects)) - self._effects
-        if more:
+        released = Counter(map(repr, self._record.effects))
+        if more := released - self._effects:
             raise Violation("g", f"effects of nothing that was committed, or released twice: {more}")
+        if missing := self._due - released:
+            raise Violation("g", f"effects of what was committed that were not released, and nobody died: {missing}")
 
     def listing(self, method: str, arguments: str, at: float) -> Any:
         """What stock says at the end."""

@@ -183,6 +183,7 @@ def _of(owner: Any, name: str, value: Any, *kinds: str, **fixed: Any) -> Mutatio
 MUTATIONS: dict[str, Mutation] = {
     "reply before commit": _of(Replica, "_commit_batch", reply_before_commit, replicas=2),
     "effects before commit": _of(Replica, "_commit_batch", effects_before_commit),
+    "effects are lost": _of(Replica, "_release", lambda self, effects: None),
     "unknown is conflict": _of(JournalClient, "_fate", unknown_is_conflict, "lost reply", "late commit"),
     "own entry taken for another's": _of(JournalClient, "_fate", own_entry_taken_for_anothers, "lost reply", "own conflict"),
     "another's entry taken for our own": _of(JournalClient, "_fate", anothers_entry_taken_for_own, "lost request", replicas=3),

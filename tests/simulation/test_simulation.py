@@ -73,7 +73,7 @@ def _events(seed: int) -> str:
 def test_a_run_that_breaks_a_promise_is_cut_down() -> None:
     with mutated(MUTATIONS["reply before commit"].patches):
         plan = next(plan for seed in range(BOUND) if run(plan := plan_of(str(seed), replicas=2)).violation)
-        small = shrunk(plan, runs=20)
+        small = shrunk(plan, runs=60)
         again = run(small.plan)
     assert small.violation is not None
     assert len(small.plan.actions) < len(plan.actions)

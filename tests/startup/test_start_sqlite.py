@@ -116,7 +116,7 @@ DAMAGES = {
     "a table dropped": Damage(befall=sql("DROP TABLE tasks"), says="has lost the table tasks of its schema: restore a backup."),
     "a row changed": Damage(
         befall=sql("UPDATE tasks SET body = x'00' WHERE task_id = 'T7'"),
-        says="Namespace default is damaged (ValueError: unknown payload encoding b'\\x00'): run `luigi-spanner verify`",
+        says="Namespace default cannot be read (ValueError: unknown payload encoding b'\\x00'): run `luigi-spanner verify`",
         told_by=(),
         reads=True,
     ),
@@ -127,7 +127,7 @@ DAMAGES = {
         reads=True,
     ),
     "the journal's end lost": Damage(
-        befall=sql("DELETE FROM journal WHERE seq > 30"), says="Namespace default is damaged", told_by=(), reads=True
+        befall=sql("DELETE FROM journal WHERE seq > 30"), says="Namespace default cannot be read", told_by=(), reads=True
     ),
     "the journal lost": Damage(befall=sql("DELETE FROM journal"), says="is empty: it was deleted by hand.", told_by=(VERIFY,)),
 }

@@ -34,6 +34,9 @@ IDLE_SECONDS = 620.0
 HEAD_SECONDS = 30.0
 """How long a request's head may take from its first byte. A body has as long."""
 
+LEAST = 16
+"""Connections that are taken however few files may be open."""
+
 LOOKS = 6
 """How often heads that have begun are looked at while one may take."""
 
@@ -46,7 +49,7 @@ class Listener(HTTPServer):
 
     def initialize(self, front: Front) -> None:  # type: ignore[override]
         super().initialize(front, idle_connection_timeout=IDLE_SECONDS)
-        self._most = min(CONNECTIONS, openable_files() - FILES_BESIDE)
+        self._most = max(LEAST, min(CONNECTIONS, openable_files() - FILES_BESIDE))
         self._open = 0
         self._idle = front.idle
         self._begun: dict[HTTP1Connection, int] = {}
