@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from luigi.batch_notifier import batch_email
+from luigi.batch_notifier import BatchNotifier, batch_email
 
 from luigi_spanner.graph.state import State
 from luigi_spanner.journal import compact
@@ -42,10 +42,8 @@ class Notifier:
         self._state.tracker.defer(partial(self._tell, kind, args))
 
     def _tell(self, kind: str, args: Sequence[Any]) -> None:
-        """Pass a failure on to Luigi's notifier, which expects every text to be one."""
-        name, family, unbatched, *explained, owners = args
-        params = {_mailable(key): _mailable(value) for key, value in unbatched.items()}
-        getattr(self._mailer, kind)(_mailable(name), _mailable(family), params, *map(_mailable, explained), owners or ())
+        """Pass a failure on. Luigi's own notifier expects every text to be one; another gets what Luigi would give it."""
+        getattr(self._mailer, kind)(*(_mailable(*args) if isinstance(self._mailer, BatchNotifier) else args))
 
     def update(self) -> None:
         """Send when the interval has passed; the first failure starts it."""
@@ -77,8 +75,15 @@ class Notifier:
             self._tell(row["kind"], row["arguments"])
 
 
-def _mailable(value: Any) -> str:
-    """What a caller gave, as text that a mail can hold: it may be any JSON, and half of a surrogate pair cannot be mailed."""
+def _mailable(name: Any, family: Any, unbatched: dict[str, Any], *rest: Any) -> tuple[Any, ...]:
+    """A failure as it can be mailed, whatever its caller gave: an explanation, if there is one, and the owners are the rest."""
+    *explanation, owners = rest
+    params = {_text(key): _text(value) for key, value in unbatched.items()}
+    return (_text(name), _text(family), params, *map(_text, explanation), owners or ())
+
+
+def _text(value: Any) -> str:
+    """Any JSON as text that a mail can hold, which half of a surrogate pair is not."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else compact(value)
