@@ -49,7 +49,7 @@ class Listener(HTTPServer):
 
     def initialize(self, front: Front) -> None:  # type: ignore[override]
         super().initialize(front, idle_connection_timeout=IDLE_SECONDS)
-        self._most = max(LEAST, min(CONNECTIONS, openable_files() - FILES_BESIDE))
+        self._most = min(CONNECTIONS, max(LEAST, openable_files() - FILES_BESIDE))
         self._open = 0
         self._idle = front.idle
         self._begun: dict[HTTP1Connection, int] = {}
