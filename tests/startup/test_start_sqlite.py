@@ -122,7 +122,7 @@ DAMAGES = {
     ),
     "a row lost": Damage(
         befall=sql("DELETE FROM tasks WHERE task_id = 'T7'"),
-        says="do not have the digest that the journal says): run `luigi-spanner verify`, and restore a backup if that finds damage.",
+        says="do not have the digest that the journal says): run `luigi-spanner verify`, and restore a backup if that",
         told_by=(),
         reads=True,
     ),
