@@ -91,6 +91,7 @@ def _work(outcome: Outcome) -> Iterator[str]:
     yield from (f"- `luigi-spanner verify`: {line}." for line in verdict.verified.splitlines())
     yield f"- {len(outcome.shifts)} worker processes: {', '.join(f'{count} {code}' for code, count in sorted(codes.items()))}."
     yield f"- Declared dead: {', '.join(verdict.dead) or 'none'}."
+    yield f"- {outcome.failed_starts} starts of a replica failed while its store was away, and were tried again."
     names = ", ".join(f"{run.task} of {run.worker}" for run in verdict.orphans)
     yield f"- {len(verdict.orphans)} executions were taken from these, which the rules allow to be repeated: {names or 'none'}."
     yield ""

@@ -102,7 +102,7 @@ def play(seed: int, tempo: Tempo, size: Size, directory: Path, say: Callable[[st
     fleet = Fleet(
         directory=directory, environment=prepare(directory, tempo), emulator=Emulator(fault_injection=True), skews=clocks
     )
-    return run(fleet, lambda crew, began: Storm(fleet, crew, faults, began), tempo, size, say, seed=seed)
+    return run(fleet, lambda crew, began: Storm(fleet, crew, faults, began, tempo.silence), tempo, size, say, seed=seed)
 
 
 def run(
@@ -131,7 +131,7 @@ def run(
         ended = time.monotonic()
         fleet.await_ready()
         fleet.stop()
-        verdict = judge(fleet, crew, tempo.silence)
+        verdict = judge(fleet, crew, tempo.silence, made.happened)
     return Outcome(
         seed=seed,
         tempo=tempo,
@@ -141,6 +141,7 @@ def run(
         ended=ended,
         happened=made.happened,
         shifts=crew.shifts,
+        failed_starts=len(fleet.failed_starts),
         verdict=verdict,
     )
 

@@ -49,6 +49,7 @@ INSTANT = frozenset({Kind.CLOCK_STEP, Kind.FRONT_CUT, Kind.STORE_CUT})
 FOR_ALL = frozenset({Kind.STORE_GONE, Kind.STORE_FROZEN})
 OF_WORKERS = frozenset({Kind.WORKER_KILL, Kind.WORKER_FREEZE, Kind.WORKER_OUTLIVED})
 OF_THE_FRONT = frozenset(kind for kind in Kind if kind.name.startswith("FRONT_"))
+OF_THE_STORE = frozenset(kind for kind in Kind if kind.name.startswith("STORE_"))
 SLOW = frozenset({Kind.FRONT_SLOW, Kind.STORE_SLOW})
 
 
@@ -98,7 +99,7 @@ def long_run(minutes: float) -> Tempo:
     return Tempo(seconds=60 * minutes, pause=(2, 6), freeze=(5, 90), outage=(2, 20), down=(0.5, 5), disconnect_delay=60)
 
 
-SMOKE = Tempo(seconds=60, pause=(0.5, 1.5), freeze=(2, 6), outage=(1, 4), down=(0.5, 1.5), disconnect_delay=14)
+SMOKE = Tempo(seconds=60, pause=(0.5, 1.5), freeze=(2, 6), outage=(1, 4), down=(0.5, 1.5), disconnect_delay=10)
 """All kinds in a minute, each short."""
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from types import TracebackType
 import scenario
 from balancer import Balancer
 from faultplan import Fault, Kind
-from processes import ADDRESS, Processes, Server, tail, wait_until
+from processes import ADDRESS, START_SECONDS, Processes, Server, tail, wait_until
 from skew import Skew
 
 from emulator import Emulator, create_database
@@ -29,6 +30,9 @@ STOP_SECONDS = 30.0
 
 VERIFY_SECONDS = 300.0
 """How long `luigi-spanner verify` may take."""
+
+START_FAILED = 2
+"""What a replica exits with when it cannot start: the store did not answer for some ten seconds. A supervisor starts it again."""
 
 WHOLE_JOURNAL = 10**9
 """Entries to keep: all of them, so that the verdict sees every one."""
@@ -88,14 +92,14 @@ class Replica:
     down: bool = True
     opening: bool = False
     stopping: bool = False
-    starts: int = 0
+    started: float = 0.0
 
     def start(self) -> None:
         """Start it. Until it listens, whoever connects is refused."""
         self.front.proxy.refuse()
         self.server.environment = with_source(self.environment, self.source)
         self.server.start()
-        self.starts += 1
+        self.started = time.monotonic()
         self.down = self.stopping = False
         self.opening = True
 
@@ -132,7 +136,8 @@ class Fleet:
     """An emulator, replicas and a balancer; leaving the block ends all of them, by their ids.
 
     `skews`: of each replica its clock's error in seconds, None to leave its clock alone. `source`: as in `Replica`, at first.
-    `troubles`: what became of a replica that no fault explains.
+    `troubles`: what became of a replica that no fault explains. `failed_starts`: replica, begin and end of each start
+    that failed.
     """
 
     directory: Path
@@ -143,6 +148,7 @@ class Fleet:
     database: str = ""
     replicas: list[Replica] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    failed_starts: list[tuple[int, float, float]] = field(default_factory=list)
 
     def __enter__(self) -> Fleet:
         with ExitStack() as stack:
@@ -189,24 +195,34 @@ class Fleet:
         )
 
     def look(self) -> None:
-        """Open the way to replicas that listen by now. One that ended by itself is told of, and started again."""
+        """Open the way to replicas that listen by now, and start those again that ended by themselves, as a supervisor does."""
         for replica in self.replicas:
             code = None if replica.down else replica.exit_code()
             if code is None:
                 replica.open_if_listening()
-            elif replica.stopping:
+                continue
+            self._take_note(replica, code)
+            if replica.stopping:
                 replica.down = True
-                if code != 0:
-                    self.troubles.append(f"replica {replica.number} ended with {code} after SIGTERM")
             else:
-                self.troubles.append(f"replica {replica.number} ended by itself with {code}")
                 replica.start()
+
+    def _take_note(self, replica: Replica, code: int) -> None:
+        if code == START_FAILED:
+            self.failed_starts.append((replica.number, replica.started, time.monotonic()))
+        elif not replica.stopping:
+            self.troubles.append(f"replica {replica.number} ended by itself with {code}")
+        elif code != 0:
+            self.troubles.append(f"replica {replica.number} ended with {code} after SIGTERM")
 
     def await_ready(self) -> None:
         """Wait until every replica serves."""
-        for replica in self.replicas:
-            replica.server.wait_ready()
-            replica.open_if_listening()
+        wait_until(self._all_ready, START_SECONDS, "\n".join(["all replicas are ready", *map(tail, self.logs)]))
+        self.look()
+
+    def _all_ready(self) -> bool:
+        self.look()
+        return all(replica.exit_code() is None and replica.server.answers() for replica in self.replicas)
 
     def stop(self) -> None:
         """SIGTERM to all, and wait until they are gone. TimedOut if one stays."""

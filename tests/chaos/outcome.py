@@ -33,6 +33,7 @@ class Outcome:
     ended: float
     happened: list[tuple[Fault, float, float]]
     shifts: list[Shift]
+    failed_starts: int
     verdict: Verdict
 
     @property

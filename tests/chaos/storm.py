@@ -16,13 +16,16 @@ from fleet import STOP_SECONDS, Fleet, Replica
 class Storm:
     """Applies the faults of a plan. `happened` tells of each when it began and ended, in seconds of CLOCK_MONOTONIC.
 
-    Drive it with `look`.
+    A worker that was killed is replaced once it has been declared dead, `silence` seconds later. What it had done, not reported,
+    is RUNNING until then, and Luigi does not listen to others who say that it is complete; if nobody says so again, what depends
+    on it waits for ever. Drive it with `look`.
     """
 
-    def __init__(self, fleet: Fleet, crew: Crew, faults: Sequence[Fault], began: float) -> None:
+    def __init__(self, fleet: Fleet, crew: Crew, faults: Sequence[Fault], began: float, silence: float) -> None:
         self.happened: list[tuple[Fault, float, float]] = []
         self._fleet = fleet
         self._crew = crew
+        self._silence = silence
         self._order = itertools.count()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._waiting: list[tuple[Fault, float, Replica]] = []
@@ -100,7 +103,7 @@ class Storm:
 
     def _on_worker(self, fault: Fault) -> Callable[[], None]:
         if fault.kind is Kind.WORKER_KILL:
-            self._crew.kill(fault.target, fault.seconds)
+            self._crew.kill(fault.target, self._silence + fault.seconds)
             return _nothing
         self._crew.send(fault.target, signal.SIGSTOP)
         return lambda: self._crew.send(fault.target, signal.SIGCONT)

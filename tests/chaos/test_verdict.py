@@ -85,6 +85,23 @@ def test_a_task_that_is_taken_from_a_live_worker() -> None:
     assert verdict.violations == ["t was taken from v, which was not declared dead"]
 
 
+def test_a_start_that_fails_though_the_store_is_there() -> None:
+    def fault(kind: Kind, target: int, begin: float, end: float) -> tuple[Fault, float, float]:
+        return Fault(at=begin, kind=kind, target=target), begin, end
+
+    happened = [
+        fault(Kind.STORE_REFUSED, 0, 10, 20),
+        fault(Kind.STORE_GONE, -1, 30, 40),
+        fault(Kind.FREEZE, 1, 0, 99),
+    ]
+    verdict = Verdict()
+    verdicts._judge_starts(verdict, [(0, 5, 12), (1, 25, 33), (1, 12, 18), (0, 50, 60)], happened)
+    assert verdict.violations == [
+        "replica 1 could not start, though its store was there",
+        "replica 0 could not start, though its store was there",
+    ]
+
+
 def test_a_worker_that_fails() -> None:
     verdict = Verdict(dead=["dead"])
     shifts = [shift("w", exit_code=22), shift("v"), shift("dead", exit_code=22), shift("killed", exit_code=-9, killed=True)]
@@ -139,6 +156,7 @@ def test_the_waits_of_workers_that_stood_still_are_left_out() -> None:
         ended=50,
         happened=[(stopped, 0, 10)],
         shifts=[],
+        failed_starts=0,
         verdict=Verdict(waits=waits),
     )
     assert [wait.worker for wait in outcome.waits] == ["w01.3", "w02.4"]

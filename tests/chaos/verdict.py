@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pipeline
@@ -13,7 +13,7 @@ from audit import Audit, audit
 from balancer import GONE, Request, Wait, waits
 from checker import Run, Taken, faults, orphans
 from crew import Crew, Shift
-from faultplan import SKEW_SECONDS
+from faultplan import OF_THE_STORE, SKEW_SECONDS, Fault
 from fleet import Fleet
 
 CLOCKS_SECONDS = 1.0
@@ -38,10 +38,11 @@ class Verdict:
     verified: str = ""
 
 
-def judge(fleet: Fleet, crew: Crew, silence: float) -> Verdict:
-    """Look at all that a run has left. Workers and replicas have ended, the emulator runs."""
+def judge(fleet: Fleet, crew: Crew, silence: float, happened: Iterable[tuple[Fault, float, float]]) -> Verdict:
+    """Look at all that a run has left. Workers and replicas have ended, the emulator runs. `happened`: as in `Outcome`."""
     verdict = Verdict(violations=list(fleet.troubles), requests=fleet.balancer.requests())
     verdict.waits = waits(verdict.requests)
+    _judge_starts(verdict, fleet.failed_starts, list(happened))
     journal = audit(fleet)
     verdict.entries = journal.entries
     _judge_removals(verdict, journal, crew.shifts, silence)
@@ -52,6 +53,16 @@ def judge(fleet: Fleet, crew: Crew, silence: float) -> Verdict:
     _judge_logs(verdict, fleet)
     _verify(verdict, fleet)
     return verdict
+
+
+def _judge_starts(
+    verdict: Verdict, failed: Iterable[tuple[int, float, float]], happened: Sequence[tuple[Fault, float, float]]
+) -> None:
+    """A start may fail where the store could not be reached, and nowhere else."""
+    for replica, began, ended in failed:
+        faults_of_store = [item for item in happened if item[0].kind in OF_THE_STORE and item[0].target in (replica, -1)]
+        if not any(begin <= ended and began <= end for _, begin, end in faults_of_store):
+            verdict.violations.append(f"replica {replica} could not start, though its store was there")
 
 
 def _judge_removals(verdict: Verdict, journal: Audit, shifts: Iterable[Shift], silence: float) -> None:

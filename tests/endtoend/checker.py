@@ -85,11 +85,11 @@ def orphans(events: Iterable[record.Event], taken: Iterable[Taken]) -> list[Run]
 
 
 def _mark_orphans(runs: dict[str, list[Run]], taken: Iterable[Taken]) -> None:
-    """Of each task that was taken, the first execution that its worker began after it had been given to it is an orphan."""
-    for one in taken:
+    """Each time that a task was taken, the first execution that its worker began after it had been given to it is an orphan."""
+    for one in sorted(taken, key=lambda one: one.at):
         executions = runs.get(one.task, [])
         for index, run in enumerate(executions):
-            if run.worker == one.worker and run.begin >= one.since:
+            if run.worker == one.worker and run.begin >= one.since and not run.orphan:
                 executions[index] = replace(run, end=max(run.begin, min(run.end, one.at)), orphan=True)
                 break
 

@@ -68,11 +68,12 @@ class Server:
 
     def wait_ready(self) -> None:
         try:
-            wait_until(self._answers, START_SECONDS, f"{self.url}{self.ready_path} answers 200")
+            wait_until(self.answers, START_SECONDS, f"{self.url}{self.ready_path} answers 200")
         except TimedOut as error:
             raise TimedOut(f"{error}\n{tail(self.log)}") from None
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it is ready. TimedOut if it has ended."""
         assert self.process is not None
         if self.process.poll() is not None:
             raise TimedOut(f"the server exited with {self.process.returncode}")

@@ -116,6 +116,14 @@ def test_what_was_taken_from_a_dead_worker_may_run_again() -> None:
     assert [(run.task, run.worker, run.end) for run in found] == [("a", "frozen", 5)]
 
 
+def test_a_task_may_be_taken_twice() -> None:
+    twice = [*execution("a", 6, 6.2, run="3", worker="frozen"), *execution("a", 7, 8), *SOUND[2:]]
+    # By a clock that is a little off, the second time was given before the first execution began.
+    again = Taken(worker="frozen", task="a", since=0.8, at=6.1)
+    assert kinds([*FROZEN, *twice], taken=(again, TAKEN)) == []
+    assert kinds([*FROZEN, *twice], taken=(TAKEN,)) == [(DOUBLED, "a")]
+
+
 def test_what_ended_unreported_may_run_again() -> None:
     assert kinds([*execution("a", 1, 4, run="2", worker="frozen"), *execution("a", 6, 7), *SOUND[2:]], taken=(TAKEN,)) == []
 
