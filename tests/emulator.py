@@ -37,7 +37,10 @@ IMAGE = "LUIGI_SPANNER_EMULATOR_IMAGE"
 START_SECONDS = 30.0
 """How long an emulator may take to listen: milliseconds, but for a container whose image is still to be fetched."""
 
-INSTANCE = "projects/luigi-test/instances/luigi-test"
+PROJECT = "projects/luigi-test"
+
+INSTANCES = 20
+"""Instances that are filled one after the other: Spanner allows 100 databases each (its quotas), the emulator too."""
 
 _ADMIN = "/google.spanner.admin.database.v1.DatabaseAdmin/"
 _DATA = "/google.spanner.v1.Spanner/"
@@ -160,13 +163,7 @@ def create_database(host: str, template: Template | None = None, *, name: str = 
     name = name or f"d{uuid.uuid4().hex[:20]}"
     template = template or Template()
     with _channel(host) as channel:
-        _create_instance(channel)
-        request = database_types.CreateDatabaseRequest.pb()(
-            parent=INSTANCE, create_statement=f"CREATE DATABASE {name}", extra_statements=template.ddl
-        )
-        done = _call(channel, _ADMIN + "CreateDatabase", request, operations_pb2.Operation)
-        assert done.done and not done.error.code, done
-        database = f"{INSTANCE}/databases/{name}"
+        database = _create_database(channel, name, template.ddl)
         if template.rows:
             _insert(channel, database, template.rows)
     return database
@@ -188,8 +185,27 @@ def query(host: str, database: str, sql: str) -> list[list[Any]]:
         return [list(row) for row in rows]
 
 
-def _create_instance(channel: grpc.Channel) -> None:
-    project, _, instance = INSTANCE.partition("/instances/")
+def _create_database(channel: grpc.Channel, name: str, ddl: list[str]) -> str:
+    """The full name of a database in the first instance that has room."""
+    for number in range(INSTANCES):
+        instance = f"luigi-test-{number}"
+        _create_instance(channel, PROJECT, instance)
+        parent = f"{PROJECT}/instances/{instance}"
+        request = database_types.CreateDatabaseRequest.pb()(
+            parent=parent, create_statement=f"CREATE DATABASE {name}", extra_statements=ddl
+        )
+        try:
+            done = _call(channel, _ADMIN + "CreateDatabase", request, operations_pb2.Operation)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+        else:
+            assert done.done and not done.error.code, done
+            return f"{parent}/databases/{name}"
+    raise AssertionError(f"{INSTANCES} instances are full")
+
+
+def _create_instance(channel: grpc.Channel, project: str, instance: str) -> None:
     request = instance_types.CreateInstanceRequest.pb()(parent=project, instance_id=instance)
     request.instance.config = f"{project}/instanceConfigs/emulator-config"
     request.instance.display_name = instance
