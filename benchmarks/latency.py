@@ -73,7 +73,7 @@ def hard_graphs(bench: Bench) -> Iterator[Line]:
         bench.states.prepare(group)
         for graph, backend in itertools.product(group, backends):
             goal = Goal(ratio=20) if graph.kind in hard and backend != "memory" else None
-            calls = 1 if graph.kind == "batches_10000" else 10 if bench.quick else 20
+            calls = 1 if graph.kind == "batches_10000" else 10
             yield _graph(bench, graph, backend, calls, goal)
 
 
@@ -140,7 +140,7 @@ def _start(starting: Callable[[], Server], path: str) -> float:
 
 def _calls(bench: Bench, graph: Graph, backend: Backend, servers: dict[str, Server], goals: dict[str, Goal]) -> Iterator[Line]:
     for method, count in _COUNTS.items():
-        times = bench.tasks(count if bench.quick else 4 * count)
+        times = bench.tasks(count if bench.quick else 2 * count)
         made = {name: partial(_requests, method, graph, times) for name in servers}
         yield _beside(
             bench,
