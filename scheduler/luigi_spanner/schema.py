@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Float,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -207,10 +208,51 @@ replicas = Table(
     PrimaryKeyConstraint("namespace", "replica"),
 )
 
+outbox = Table(
+    "outbox",
+    metadata,
+    _key("namespace"),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("subject", Text),
+    Column("recipients", Text),
+    Column("due_at", Float),
+    Column("tries", BigInteger),
+    Column("body", LargeBinary),
+    PrimaryKeyConstraint("namespace", "ordinal"),
+)
+
+history = Table(
+    "history",
+    metadata,
+    _key("namespace"),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("task_id", String(8192)),
+    Column("family", String(256)),
+    Column("status", String(32)),
+    Column("happened_at", Float),
+    Column("attempt", BigInteger),
+    Column("worker", Text),
+    Column("host", Text),
+    Column("duration", Float),
+    Column("params", Text),
+    Column("error", Text),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("body", LargeBinary),
+    PrimaryKeyConstraint("namespace", "ordinal"),
+    # Every key of Spanner ends at 8 KiB, an index's with the table's own key behind it: KEY_BYTES leaves room for that.
+    Index("history_by_task", "namespace", "task_id", "ordinal"),
+    Index("history_by_family", "namespace", "family", "ordinal"),
+)
+
 STATE_TABLES: dict[str, Table] = {
-    table.name: table for table in (tasks, workers, stakeholders, runners, resources, batchers, emails, settings, replicas)
+    table.name: table
+    for table in (tasks, workers, stakeholders, runners, resources, batchers, emails, settings, replicas, outbox)
 }
-"""Tables that hold the state, by name; the others are the journal's and the schema's own."""
+"""Tables that hold the state, by name."""
+
+ROW_TABLES: dict[str, Table] = {**STATE_TABLES, history.name: history}
+"""Tables whose rows ride along with commits; the others are the journal's and the schema's own. What has happened is no state:
+replicas write it and do not load it."""
 
 
 def key_columns(table: Table) -> list[str]:

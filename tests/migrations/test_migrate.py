@@ -76,12 +76,18 @@ def described(connection: sa.Connection, name: str) -> dict[str, Any]:
     found = inspector.get_columns(name)
     columns = [(column["name"], _text(connection.dialect, column["type"]), column["nullable"]) for column in found]
     key = inspector.get_pk_constraint(name)["constrained_columns"]
-    return {"columns": columns, "key": key, "indexes": inspector.get_indexes(name)}
+    return {"columns": columns, "key": key, "indexes": _indexes(inspector.get_indexes(name))}
+
+
+def _indexes(found: list[Any]) -> dict[str, list[str]]:
+    return {index["name"]: index["column_names"] for index in found}
 
 
 def declared(dialect: sa.Dialect, table: sa.Table) -> dict[str, Any]:
     columns = [(column.name, _text(dialect, column.type), column.nullable) for column in table.columns]
-    return {"columns": columns, "key": [column.name for column in table.primary_key.columns], "indexes": []}
+    key = [column.name for column in table.primary_key.columns]
+    indexes = {str(index.name): [column.name for column in index.columns] for index in table.indexes}
+    return {"columns": columns, "key": key, "indexes": indexes}
 
 
 def _text(dialect: sa.Dialect, column_type: Any) -> str:
@@ -218,8 +224,9 @@ def test_reading_creates_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+HEAD = migrate.head()
 LATER = """
-revision = "0002"
+revision = "9999"
 down_revision = "{head}"
 
 
@@ -240,7 +247,7 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def upgrade_package(scripts: Path) -> None:
-    (scripts / "versions" / "0002_later.py").write_text(LATER.format(head="0001"))
+    (scripts / "versions" / "9999_later.py").write_text(LATER.format(head=HEAD))
 
 
 def test_a_package_upgraded_in_place_leaves_a_running_process_alone(scripts: Path, tmp_path: Path) -> None:
@@ -251,21 +258,21 @@ def test_a_package_upgraded_in_place_leaves_a_running_process_alone(scripts: Pat
         await store.load()
         upgrade_package(scripts)
         assert isinstance(await store.commit(1, entry(1), []), Committed)
-        set_revision(url, "0002", schema.MIN_COMPATIBLE)  # and the later release runs as well
+        set_revision(url, "9999", schema.MIN_COMPATIBLE)  # and the later release runs as well
         assert isinstance(await store.commit(2, entry(2), []), Committed)
         assert [found.seq for found in await store.read_after(0)] == [1, 2]
         await store.close()
 
     asyncio.run(check())
-    assert migrate.head() == "0001"
+    assert migrate.head() == HEAD
 
 
 def test_a_process_migrates_to_its_own_revision(scripts: Path, tmp_path: Path) -> None:
-    assert migrate.head() == "0001"
+    assert migrate.head() == HEAD
     upgrade_package(scripts)
     url = f"sqlite:///{tmp_path}/luigi.db"
     migrate.upgrade(url)
-    assert migrate.current(url) == "0001"
+    assert migrate.current(url) == HEAD
 
 
 def entry(seq: int) -> Entry:

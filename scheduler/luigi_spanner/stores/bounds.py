@@ -131,7 +131,7 @@ def _key_columns(table: str) -> list[str]:
 
 
 def _table(name: str) -> Table:
-    return schema.journal if name == schema.journal.name else schema.STATE_TABLES[name]
+    return schema.journal if name == schema.journal.name else schema.ROW_TABLES[name]
 
 
 def _kind(column_type: Any) -> tuple[type[Any], int | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from luigi_spanner.journal import Entry, Key, Row
-from luigi_spanner.schema import STATE_TABLES, key_columns
+from luigi_spanner.schema import ROW_TABLES, STATE_TABLES, key_columns
 from luigi_spanner.stores import (
     GENESIS,
     READ_BYTES,
@@ -22,7 +22,7 @@ from luigi_spanner.stores import (
     entries,
 )
 
-_KEY_LENGTHS = {name: len(key_columns(table)) for name, table in STATE_TABLES.items()}
+_KEY_LENGTHS = {name: len(key_columns(table)) for name, table in ROW_TABLES.items()}
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class Database:
         """Create the namespace with its genesis entry, if it does not exist."""
         if namespace not in self.journals:
             self.journals[namespace] = {GENESIS: entries.genesis()}
-            self.tables[namespace] = {name: {} for name in STATE_TABLES}
+            self.tables[namespace] = {name: {} for name in ROW_TABLES}
 
 
 _named: WeakValueDictionary[str, Database] = WeakValueDictionary()
@@ -68,7 +68,8 @@ class MemoryStore:
         journal = self.database.journals[self._namespace]
         last = max(journal)
         head = next(journal[seq] for seq in range(last, -1, -1) if not journal[seq].only_asks)
-        tables = {name: list(rows.items()) for name, rows in self.database.tables[self._namespace].items()}
+        written = self.database.tables[self._namespace]
+        tables = {name: list(written[name].items()) for name in STATE_TABLES}
         after = [journal[seq] for seq in range(head.watermark + 1, last + 1)]
         return Snapshot(head=head, tables=tables, entries=after)
 

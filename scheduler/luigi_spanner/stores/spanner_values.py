@@ -51,7 +51,7 @@ def put_rows(mutations: Any, namespace: str, rows: Sequence[Row]) -> None:
     before: tuple[Any, ...] = ()
     mutation: Any = None
     for row in rows:
-        table = schema.STATE_TABLES[row.table]
+        table = schema.ROW_TABLES[row.table]
         shape = (row.table, row.body is None)
         if shape != before:
             mutation, before = mutations.add(), shape

@@ -192,7 +192,7 @@ def _values(statements: _Statements, row: Row) -> Iterator[Any]:
 
 @cache
 def _statements(name: str) -> _Statements:
-    table = schema.STATE_TABLES[name]
+    table = schema.ROW_TABLES[name]
     keys = ["namespace", *schema.key_columns(table)]
     others = [column.name for column in table.columns if column.name not in keys and column.name != "body"]
     columns = [*keys, *others, "body"]
@@ -207,7 +207,7 @@ def _statements(name: str) -> _Statements:
 
 @cache
 def _key_length(name: str) -> int:
-    return len(schema.key_columns(schema.STATE_TABLES[name]))
+    return len(schema.key_columns(schema.ROW_TABLES[name]))
 
 
 @cache
@@ -221,7 +221,7 @@ def _count(name: str, length: int) -> str:
 
 
 def _prefix(name: str, length: int) -> str:
-    keys = ["namespace", *schema.key_columns(schema.STATE_TABLES[name])][: length + 1]
+    keys = ["namespace", *schema.key_columns(schema.ROW_TABLES[name])][: length + 1]
     return " AND ".join(f"{key} = ?" for key in keys)
 
 
