@@ -99,6 +99,7 @@ def _history() -> sa.Table:
         sa.Column("family", sa.String(256)),
         sa.Column("status", sa.String(32)),
         sa.Column("happened_at", sa.Float),
+        sa.Column("run", sa.BigInteger),
         sa.Column("attempt", sa.BigInteger),
         sa.Column("worker", sa.Text),
         sa.Column("host", sa.Text),

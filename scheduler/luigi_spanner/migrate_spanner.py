@@ -106,10 +106,15 @@ def _meaning(name: str, error: Exception) -> StoreError:
     return Unavailable(spanner_sentences.silent(name, reason))
 
 
+def make_client(name: str) -> Any:
+    """A client for the database's project; whoever has it closes it."""
+    spanner_sentences.emulator()  # the client takes whatever the variable says
+    return spanner.Client(project=name.split("/")[1], disable_builtin_metrics=True)
+
+
 @contextmanager
 def _client(name: str) -> Iterator[Any]:
-    spanner_sentences.emulator()  # the client takes whatever the variable says
-    client: Any = spanner.Client(project=name.split("/")[1], disable_builtin_metrics=True)
+    client = make_client(name)
     try:
         yield client
     finally:

@@ -230,6 +230,7 @@ history = Table(
     Column("family", String(256)),
     Column("status", String(32)),
     Column("happened_at", Float),
+    Column("run", BigInteger),
     Column("attempt", BigInteger),
     Column("worker", Text),
     Column("host", Text),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import socket
 import time
@@ -25,6 +26,8 @@ from luigi_spanner.calls import SYSTEM, BadRequest, Call, CallError, Status, Sto
 from luigi_spanner.graph.graph import NO_MESSAGES, Graph, configured_limits
 from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.graph.listings import LISTINGS, Listings
+from luigi_spanner.history import EXPIRED_AT_ONCE, History, Source
+from luigi_spanner.history.places import source_of
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread
@@ -72,6 +75,9 @@ UNREADABLE = (
 )
 """What reading damaged rows may raise. A machine without memory, threads or files says nothing about them."""
 
+EXPIRE_SECONDS = 60.0
+"""How often expired rows of the history are looked for."""
+
 _DECLARED_WITH = {"worker": None, "task_id": None, "status": PENDING, "retry_policy_dict": None, "priority": 0}
 """What of an `add_task` decides on its dependencies, with Luigi's defaults."""
 
@@ -90,6 +96,7 @@ class Service:
         hold: float = 8.0,
         rules_mismatch: str = "refuse",
         journal_keep: int = 100_000,
+        history_keep: float = math.inf,
         each_second: Callable[[], object] = lambda: None,
     ) -> Service:
         """A service on the namespace of a store, not yet started. `each_second` runs as often as its housekeeping does. Raises
@@ -102,6 +109,8 @@ class Service:
             hold=hold,
             rules_mismatch=rules_mismatch,
             journal_keep=journal_keep,
+            history_keep=history_keep,
+            source=source_of(url, namespace, store) if luigi_scheduler.scheduler().record_task_history else None,
             each_second=each_second,
         )
 
@@ -115,6 +124,8 @@ class Service:
         rules_mismatch: str = "refuse",
         journal_keep: int = 100_000,
         clock: Callable[[], float] = time.time,
+        history_keep: float = math.inf,
+        source: Source | None = None,
         each_second: Callable[[], object] = lambda: None,
     ) -> None:
         config = luigi_scheduler.scheduler()
@@ -144,6 +155,9 @@ class Service:
             release_slow=self._mail.run,
         )
         self._graph.clock = self._replica.offset.now
+        self._graph._state.history.keep = history_keep if source is not None else None
+        self._source = source
+        self._expired = clock()
         self._readers = Readers(Listings(self._graph), partial(self._submit, hold=hold), time.monotonic)
 
     # Calls
@@ -237,6 +251,13 @@ class Service:
         """What Luigi's metrics collector exposes, and its content type."""
         return metrics_of(self._graph._state._metrics_collector)
 
+    @property
+    def history(self) -> History | None:
+        """What has happened to tasks, None where that is not written down."""
+        if self._source is None:
+            return None
+        return History(self._source, self._graph._state.history, partial(self._internal, follow))
+
     # Life
 
     async def start(self) -> None:
@@ -297,6 +318,8 @@ class Service:
         if self._commit_loop is not None:
             await self._stop_loop(self._commit_loop)
         await self._store.close()
+        if self._source is not None:
+            self._source.close()
         await self._send_last_mails()
 
     async def _send_last_mails(self) -> None:
@@ -348,6 +371,14 @@ class Service:
             await self._internal(self._graph.prune_if_due)
         if self._clock() - self._replica.contact >= TICK_SECONDS:
             await self._internal(follow)
+        if self._source is not None and now - self._expired >= EXPIRE_SECONDS:
+            await self._expire(self._source, now)
+
+    async def _expire(self, source: Source, now: float) -> None:
+        """Delete some of what is older than it is kept; the next look comes soon if there is more."""
+        count = await asyncio.to_thread(source.expire, self._graph.now(), EXPIRED_AT_ONCE)
+        if count < EXPIRED_AT_ONCE:
+            self._expired = now
 
 
 def follow() -> None:

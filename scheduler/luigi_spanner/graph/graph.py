@@ -105,6 +105,7 @@ class Graph(luigi_scheduler.Scheduler):
 
     def run(self, rule: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Run one of the rules with the replica's clock, its effects deferred. What it raises is the caller's to undo."""
+        self._state.history.caller = arguments.get("worker")
         with surroundings.entered(self.tracker, self.clock):
             return rule(**arguments)
 
@@ -151,7 +152,8 @@ class Graph(luigi_scheduler.Scheduler):
             self.tracker.defer(partial(super()._update_task_history, task.detached(), status, host=host))
 
     def has_task_history(self) -> bool:
-        return bool(self._config.record_task_history) and not isinstance(self._task_history, luigi_history.NopHistory)
+        embedded = bool(self._config.record_task_history) and not isinstance(self._task_history, luigi_history.NopHistory)
+        return embedded or self._state.history.keep is not None
 
     def update_metrics_task_started(self, task: Task) -> None:
         if not isinstance(self._state._metrics_collector, NoMetricsCollector):
@@ -213,10 +215,10 @@ class Graph(luigi_scheduler.Scheduler):
 
     def _hand_out(self, task: Task, worker_id: str, host: Any) -> dict[str, Any]:
         self.update_metrics_task_started(task)
-        self._state.set_status(task, RUNNING, self._config)
         task.worker_running = worker_id
         task.resources_running = dict(task.resources)
         task.time_running = self.now()
+        self._state.set_status(task, RUNNING, self._config)
         self._update_task_history(task, RUNNING, host=host)
         return {"task_id": task.id, "task_family": task.family, "task_module": task.module, "task_params": task.params}
 

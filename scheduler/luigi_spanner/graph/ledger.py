@@ -10,6 +10,7 @@ from typing import Any
 
 from luigi_spanner import digest
 from luigi_spanner.digest import LASTING, TASKS
+from luigi_spanner.graph.history import HISTORY, ROW_CHARACTERS
 from luigi_spanner.graph.pending import Pending
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS
 from luigi_spanner.graph.rows import KEY_LENGTHS, Resources, apply_record, columns_of, row_of
@@ -105,6 +106,10 @@ class Ledger:
                 members = sorted(attributes.union(self._orphans.pop(row_id, ())))
                 changed.extend((table, (*key, member)) for member in members)
                 yield f'["{table}",{key_text(key)},null]' if members else ""
+            elif table == HISTORY:
+                # Of what has happened no digest is kept: it is no state.
+                changed.append(row_id)
+                yield self._follow_history(key) if bounded else ""
             elif table in RELATIONS:
                 changed.append(row_id)
                 if bounded:
@@ -130,6 +135,12 @@ class Ledger:
             return f'["{table}",{key_text(key)},null]'
         row = "{}" if table == STAKEHOLDERS else f'{{"ordinal":{task.workers.ordinal(worker_id)}}}'
         return f'["{table}",{key_text(key)},{row},1]'
+
+    def _follow_history(self, key: Key) -> str:
+        text = _text(HISTORY, self._state.history[key])
+        if len(text) > ROW_CHARACTERS:
+            text = _text(HISTORY, self._state.history.shorten(key))
+        return f'["{HISTORY}",{key_text(key)},{text},1]'
 
     def _follow_task(self, key: Key, attributes: set[str], bounded: bool) -> str:
         task = self._state._tasks.get(key[0])
@@ -190,6 +201,7 @@ class Ledger:
         """Our own entry `seq` is durable: it changed the rows `changed`, and its commit wrote the rows `written`."""
         self.pending.add(changed, seq)
         self.pending.written(written)
+        self._state.history.forget(watermark)
         self.applied = seq
         self.watermark = watermark
 
@@ -211,6 +223,7 @@ class Ledger:
                 raise Divergence(f"after entry {entry.seq} the digest is {self.digest}, the journal says {entry.digest}")
             self.pending.add(row_ids, entry.seq)
             self.pending.complete_to(entry.watermark, entry.seq)
+            self._state.history.forget(entry.watermark)
             self.watermark = entry.watermark
         elif row_ids:
             raise Divergence(f"entry {entry.seq} changes rows and has no digest")
@@ -286,7 +299,10 @@ class Ledger:
         else:
             row = row_of(self._state, self._resources, table, key)
             if row is not None:
-                return Row(table=table, key=key, body=pack(canonical(row).encode("ascii")), columns=columns_of(table, row))
+                columns = columns_of(table, row)
+                if table == HISTORY:
+                    columns["expires_at"] = self._state.history.expiry(row)
+                return Row(table=table, key=key, body=pack(canonical(row).encode("ascii")), columns=columns)
         prefix = table in RELATIONS and not self._has_any(table, str(key[0]))
         return Row(table=table, key=key[:1] if prefix else key, body=None, columns={})
 

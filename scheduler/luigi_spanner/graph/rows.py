@@ -8,6 +8,7 @@ from typing import Any
 from luigi_spanner.digest import TASKS
 from luigi_spanner.graph import task as tasks
 from luigi_spanner.graph import worker as workers
+from luigi_spanner.graph.history import HISTORY
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS
 from luigi_spanner.graph.state import State
 from luigi_spanner.graph.task import merge_task
@@ -28,8 +29,9 @@ KEY_LENGTHS = {
     "emails": 1,
     "settings": 1,
     "replicas": 1,
+    HISTORY: 1,
 }
-"""State tables in the order in which they load, and the length of their keys; a shorter key is a prefix."""
+"""Tables in the order in which they load, and the length of their keys; a shorter key is a prefix. The history is not loaded."""
 
 _FOUNDLING = {"retry_policy": [0, 0, 0], "status": "UNKNOWN", "ordinal": 0, "status_ordinal": 0}
 """What a task has to have that is merged into and not there: the tables are ahead of the entry, which deletes it later."""
@@ -279,6 +281,19 @@ _PROJECTIONS: dict[str, _Projection] = {
         "release": ("release", _text),
         "started_at": ("started_at", _number),
         "seen_at": ("seen_at", _number),
+    },
+    HISTORY: {
+        "task_id": ("task_id", _text),
+        "family": ("family", _text),
+        "status": ("status", _text),
+        "happened_at": ("happened_at", _number),
+        "run": ("run", lambda value: value),
+        "attempt": ("attempt", lambda value: value),
+        "worker": ("worker", _text),
+        "host": ("host", _text),
+        "duration": ("duration", _number),
+        "params": ("params", _json),
+        "error": ("error", _text),
     },
 }
 

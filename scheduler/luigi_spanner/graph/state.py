@@ -9,10 +9,11 @@ from typing import Any
 
 from luigi import scheduler as luigi_scheduler
 from luigi.metrics import NoMetricsCollector
-from luigi.task_status import BATCH_RUNNING, RUNNING
+from luigi.task_status import BATCH_RUNNING, RUNNING, UNKNOWN
 
 from luigi_spanner.digest import TASKS
 from luigi_spanner.graph.containers import Ranked, Table
+from luigi_spanner.graph.history import History, host_of
 from luigi_spanner.graph.index import Index
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS, Runners, Stakeholders
 from luigi_spanner.graph.task import Proposal, Task, decode_task
@@ -89,6 +90,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self.settings = Table(tracker, "settings")
         self.emails = Table(tracker, "emails")
         self.replicas = Table(tracker, "replicas")
+        self.history = History(tracker)
         super().__init__(state_path)
         self.index = Index(self)
         self.reset()
@@ -98,7 +100,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self.__dict__["_tasks"] = Ranked[Task](lambda task: task.ordinal)
         self._status_tasks = ByStatus(self.tracker)
         self._active_workers = Ranked[Worker](lambda worker: worker.ordinal)
-        for forgotten in (self.soft, self.stakes, self.batchers, self.settings, self.emails, self.replicas):
+        for forgotten in (self.soft, self.stakes, self.batchers, self.settings, self.emails, self.replicas, self.history):
             forgotten.clear()
         self.relations_digest = 0
         self.index.clear()
@@ -136,6 +138,7 @@ class State(luigi_scheduler.SimpleTaskState):
             return default
         task = setdefault.accepted() if isinstance(setdefault, Proposal) else setdefault
         self._insert_task(task)
+        self._note(task, UNKNOWN)
         return task
 
     def _insert_task(self, task: Task) -> None:
@@ -205,6 +208,21 @@ class State(luigi_scheduler.SimpleTaskState):
         super().set_status(task, new_status, config)
         if task.status in _CLAIMED and before not in _CLAIMED:
             task.claims += 1
+        if task.status != before:
+            self._note(task, before)
+
+    def _note(self, task: Task, before: str) -> None:
+        claimed = task.status in _CLAIMED or before in _CLAIMED
+        worker_id = task.worker_running if claimed else self.history.caller
+        self.history.note(task, before, worker_id, host_of(self._active_workers.get(worker_id)), self.now())
+
+    def set_batch_running(self, task: Task, batch_id: str, worker_id: str) -> None:
+        # Stock's order sets the status first, when it is not known yet who runs the task.
+        task.batch_id = batch_id
+        task.worker_running = worker_id
+        task.resources_running = task.resources
+        task.time_running = self.now()
+        self.set_status(task, BATCH_RUNNING)
 
     def count(self, status: str) -> int:
         """How many tasks have the status."""

@@ -40,6 +40,7 @@ _SCALARS = (
     "batch_id",
     "ordinal",
     "status_ordinal",
+    "run",
 )
 _LASTING_SCALARS = tuple(name for name in _SCALARS if name in LASTING)
 _MOVING_SCALARS = tuple(name for name in _SCALARS if name not in LASTING)
@@ -110,12 +111,13 @@ class Task(luigi_scheduler.Task):
     """Luigi's task, tracked from the moment it enters a `State`.
 
     `ordinal` orders tasks by insertion, `status_ordinal` by when they took their status (ties in rank go by it), `claims`
-    counts how often the task was handed out.
+    counts how often the task was handed out. `run` is the ordinal of the change that began its run, where a history is kept.
     """
 
     home: State | None = None
     ordinal = 0
     status_ordinal = 0
+    run: int | None = None
     claims = 0
 
     def set_params(self, params: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Float, LargeBinary, String, Table
+from sqlalchemy import BigInteger, Boolean, DateTime, Float, LargeBinary, String, Table
 
 from luigi_spanner import schema
 from luigi_spanner.journal import Entry, Key, Row
@@ -137,7 +137,7 @@ def _table(name: str) -> Table:
 def _kind(column_type: Any) -> tuple[type[Any], int | None]:
     if isinstance(column_type, String):
         return str, column_type.length
-    for base, kind in ((LargeBinary, bytes), (Boolean, bool), (BigInteger, int), (Float, float)):
+    for base, kind in ((LargeBinary, bytes), (Boolean, bool), (BigInteger, int), (Float, float), (DateTime, str)):
         if isinstance(column_type, base):
             return kind, None
     return type(None), None

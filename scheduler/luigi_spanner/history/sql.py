@@ -1,0 +1,123 @@
+"""The history in a database, by SQLAlchemy: these are people's questions, and no call waits for them."""
+
+from __future__ import annotations
+
+from binascii import a2b_base64
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from luigi_spanner.graph.history import moment
+from luigi_spanner.history import Change, Wanted, change_in
+from luigi_spanner.schema import history
+from luigi_spanner.stores import sqlite_file
+
+_later = history.alias("later")
+
+
+class SqlSource:
+    """The table of one namespace. `expires`: rows that have expired are deleted here, not by the database. `body` makes bytes of
+    what the driver gives for them."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        namespace: str,
+        *,
+        expires: bool,
+        body: Callable[[Any], bytes] = bytes,
+        close: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._engine = engine
+        self._namespace = namespace
+        self._expires = expires
+        self._body = body
+        self._close = close
+
+    def latest(self, wanted: Wanted) -> list[Change]:
+        # The index by task finds what came later in the same run.
+        goes_on = sa.exists().where(
+            _later.c.namespace == history.c.namespace,
+            _later.c.task_id == history.c.task_id,
+            _later.c.run == history.c.run,
+            _later.c.ordinal > history.c.ordinal,
+        )
+        query = self._rows().where(~goes_on)
+        for column, value in ((history.c.task_id, wanted.task_id), (history.c.family, wanted.family)):
+            if value is not None:
+                query = query.where(column == value)
+        if wanted.since is not None:
+            query = query.where(history.c.happened_at >= wanted.since)
+        if wanted.before is not None:
+            query = query.where(history.c.ordinal < wanted.before)
+        return self._changes(query.order_by(history.c.ordinal.desc()).limit(wanted.limit))
+
+    def changes(self, task_id: str, run: int) -> list[Change]:
+        query = self._rows().where(history.c.task_id == task_id, history.c.run == run)
+        return self._changes(query.order_by(history.c.ordinal))
+
+    def change(self, number: int) -> Change | None:
+        return next(iter(self._changes(self._rows().where(history.c.ordinal == number))), None)
+
+    def families(self) -> list[str]:
+        query = sa.select(history.c.family).distinct().where(history.c.namespace == self._namespace)
+        with self._connected() as connection:
+            return sorted(family for family in connection.scalars(query) if family is not None)
+
+    def bodies(self, first: int, last: int) -> dict[int, bytes]:
+        query = self._rows().where(history.c.ordinal.between(first, last))
+        with self._connected() as connection:
+            return {row.ordinal: self._body(row.body) for row in connection.execute(query)}
+
+    def expire(self, now: float, limit: int) -> int:
+        if not self._expires:
+            return 0
+        # As text, which is how rows are written; the oldest have the smallest ordinals.
+        expiry = sa.cast(history.c.expires_at, sa.String)
+        oldest = sa.select(history.c.ordinal).where(history.c.namespace == self._namespace, expiry < moment(now))
+        some = oldest.order_by(history.c.ordinal).limit(limit).scalar_subquery()
+        expired = history.c.ordinal.in_(some)
+        with self._connected() as connection:
+            return connection.execute(sa.delete(history).where(history.c.namespace == self._namespace, expired)).rowcount
+
+    def close(self) -> None:
+        self._engine.dispose()
+        self._close()
+
+    def _rows(self) -> sa.Select[tuple[int, bytes]]:
+        return sa.select(history.c.ordinal, history.c.body).where(history.c.namespace == self._namespace)
+
+    def _changes(self, query: sa.Select[tuple[int, bytes]]) -> list[Change]:
+        with self._connected() as connection:
+            return [change_in(row.ordinal, self._body(row.body)) for row in connection.execute(query)]
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
+            yield connection
+
+
+def sqlite_source(path: str, namespace: str) -> SqlSource:
+    """The history in a SQLite file that has the schema."""
+
+    def connect() -> Any:
+        connection = sqlite_file.look(path)
+        sqlite_file.wait_for_locks(connection, sqlite_file.OPEN_SECONDS)
+        return connection
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    return SqlSource(engine, namespace, expires=True)
+
+
+def spanner_source(name: str, namespace: str) -> SqlSource:
+    """The history in a Spanner database, which deletes expired rows by itself (within 72 hours, its documentation says)."""
+    from luigi_spanner import migrate_spanner
+
+    client = migrate_spanner.make_client(name)
+    engine = sa.create_engine(f"spanner+spanner:///{name}", connect_args={"client": client}, pool_size=1, max_overflow=3)
+    # The driver leaves bytes as they came, in base64.
+    reading = engine.execution_options(read_only=True)
+    return SqlSource(reading, namespace, expires=False, body=a2b_base64, close=client.close)
