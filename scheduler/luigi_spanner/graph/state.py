@@ -213,8 +213,14 @@ class State(luigi_scheduler.SimpleTaskState):
 
     def _note(self, task: Task, before: str) -> None:
         claimed = task.status in _CLAIMED or before in _CLAIMED
-        worker_id = task.worker_running if claimed else self.history.caller
+        worker_id = (task.worker_running if claimed else None) or self.history.caller
         self.history.note(task, before, worker_id, host_of(self._active_workers.get(worker_id)), self.now())
+
+    def fail_dead_worker_task(self, task: Task, config: Any, assistants: set[str]) -> None:
+        # Stock forgets who ran the task before it fails it.
+        caller, self.history.caller = self.history.caller, task.worker_running
+        super().fail_dead_worker_task(task, config, assistants)
+        self.history.caller = caller
 
     def set_batch_running(self, task: Task, batch_id: str, worker_id: str) -> None:
         # Stock's order sets the status first, when it is not known yet who runs the task.
