@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from luigi_spanner.steady import SteadyClock
+
 logger = logging.getLogger(__name__)
 
 SMOOTHING = 0.1
@@ -28,6 +30,8 @@ class Offset:
         """A commit sent and answered at these times by our clock happened at `at` by the store's; None: it keeps no time."""
         if at is None:
             return
+        if not self._measured and isinstance(self._clock, SteadyClock):
+            self._clock.hold()
         # True to half the round trip: the commit happened somewhere in between.
         found = at - (sent + received) / 2
         self.seconds = self.seconds + SMOOTHING * (found - self.seconds) if self._measured else found

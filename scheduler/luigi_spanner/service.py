@@ -33,6 +33,7 @@ from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread
 from luigi_spanner.readers import Readers
 from luigi_spanner.replica import Limits, Replica
+from luigi_spanner.steady import SteadyClock, machine_ticks
 from luigi_spanner.stores import InvalidStore, Store
 from luigi_spanner.stores.location import open_store
 
@@ -109,6 +110,7 @@ class Service:
             hold=hold,
             rules_mismatch=rules_mismatch,
             journal_keep=journal_keep,
+            ticks=machine_ticks,
             history_keep=history_keep,
             source=source_of(url, namespace, store) if luigi_scheduler.scheduler().record_task_history else None,
             each_second=each_second,
@@ -124,10 +126,12 @@ class Service:
         rules_mismatch: str = "refuse",
         journal_keep: int = 100_000,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] | None = None,
         history_keep: float = math.inf,
         source: Source | None = None,
         each_second: Callable[[], object] = lambda: None,
     ) -> None:
+        clock = clock if ticks is None else SteadyClock(clock, ticks, CLOCK_BOUND)
         config = luigi_scheduler.scheduler()
         self._graph = Graph(config, configured_limits(), NopHistory(), grain=config.worker_disconnect_delay / 2)
         self._rules = _rules(config, self._graph.limits)

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from luigi_spanner.digest import EMPTY, TASKS, format_digest, halves, row_digest
+from luigi_spanner.graph.history import HISTORY
+from luigi_spanner.graph.tracker import ORDINALS_PER_SEQ
+from luigi_spanner.history import Source
+from luigi_spanner.history.places import source_of
 from luigi_spanner.journal import Entry, Key, canonical, decode, unpack
 from luigi_spanner.schema import STATE_TABLES, key_columns
 from luigi_spanner.stores import GENESIS, Snapshot, Store, Truncated
@@ -23,6 +28,9 @@ _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 """What reading JSON of another form than ours ends in."""
 
 _KEY_LENGTHS = {name: len(key_columns(table)) for name, table in STATE_TABLES.items()}
+
+LEAST_KEPT = 86_400.0
+"""For how many seconds what has happened is kept at the least: the option is in whole days."""
 
 Row = dict[str, Any]
 
@@ -75,9 +83,8 @@ class Rows:
 
     def apply(self, entry: Entry) -> None:
         """Apply the changes of an entry, in order."""
-        for records in decode(entry.changes):
-            for record in records:
-                self._change(record[0], tuple(record[1]), record[2], whole=len(record) > 3)
+        for table, key, row, *whole in _records(entry):
+            self._change(table, tuple(key), row, whole=bool(whole))
 
     def _change(self, table: str, key: Key, row: Row | None, *, whole: bool) -> None:
         if row is None and len(key) < _KEY_LENGTHS[table]:
@@ -106,9 +113,8 @@ class Tail:
 
     def apply(self, entry: Entry) -> None:
         """Follow the changes of an entry, in order."""
-        for records in decode(entry.changes):
-            for table, key, row, *_ in records:
-                self._change(table, tuple(key), row)
+        for table, key, row, *_ in _records(entry):
+            self._change(table, tuple(key), row)
 
     def _change(self, table: str, key: Key, row: Row | None) -> None:
         length = _KEY_LENGTHS[table]
@@ -132,26 +138,60 @@ class Tail:
                 return
 
 
+def _records(entry: Entry, *, history: bool = False) -> list[list[Any]]:
+    """What an entry says of the state, or of what has happened."""
+    return [record for records in decode(entry.changes) for record in records if (record[0] == HISTORY) is history]
+
+
+class Happened:
+    """Whether the table of the history has what the journal says has happened. Rows expire in order, after a day at the least."""
+
+    def __init__(self, source: Source, watermark: int, now: float) -> None:
+        self._source = source
+        self._watermark = watermark
+        self._young = now - LEAST_KEPT
+        self._begun = False
+        self.rows = 0
+
+    def differences(self, entries: Sequence[Entry]) -> Iterable[str]:
+        """The first row of these entries that the table lacks or has otherwise. The entries come in order."""
+        said = {record[1][0]: record[2] for entry in entries for record in _records(entry, history=True)}
+        complete = {number: row for number, row in said.items() if number < (self._watermark + 1) * ORDINALS_PER_SEQ}
+        found = self._source.bodies(min(complete), max(complete)) if complete else {}
+        for number, row in complete.items():
+            body = found.get(number)
+            self._begun = self._begun or body is not None
+            self.rows += body is not None
+            missing = body is None and (self._begun or row["happened_at"] > self._young)
+            if missing or (body is not None and decode(body) != row):
+                yield f"{HISTORY} {number}: the table says {body and decode(body)}, the journal says {row}"
+                return
+
+
 def verify(url: str, namespace: str) -> Report:
     """Check a namespace of the store at `url`, which may be in use. Raises StoreError."""
 
     async def opened() -> Report:
         store = await open_existing(url, namespace)
+        source = source_of(url, namespace, store)
         try:
-            return await check(store, namespace)
+            return await check(store, namespace, source, time.time())
         finally:
+            source.close()
             await store.close()
 
     return asyncio.run(opened())
 
 
-async def check(store: Store, namespace: str) -> Report:
-    """Check what `store` holds. Raises StoreError."""
+async def check(store: Store, namespace: str, source: Source, now: float) -> Report:
+    """Check what `store` holds, and `source` with it, at the time `now`. Raises StoreError."""
     report = Report(namespace=namespace)
     snapshot = await store.load()
     report.head = snapshot.seq
     tables = _tables(snapshot, report)
-    await _journal(store, snapshot, tables, report)
+    happened = Happened(source, snapshot.head.watermark, now)
+    await _journal(store, snapshot, tables, happened, report)
+    report.rows += happened.rows
     return report
 
 
@@ -192,7 +232,7 @@ def _body(table: str, row: Row) -> str:
     return "\n".join(canonical(part) for part in (halves(row) if table == TASKS else (row,)))
 
 
-async def _journal(store: Store, snapshot: Snapshot, tables: Rows, report: Report) -> None:
+async def _journal(store: Store, snapshot: Snapshot, tables: Rows, happened: Happened, report: Report) -> None:
     """Replay the journal and compare the result with the tables: from its beginning, or what is left of it."""
     report.begins = await _oldest(store, snapshot.seq, report)
     replay = Rows() if report.replayed else Tail()
@@ -201,6 +241,9 @@ async def _journal(store: Store, snapshot: Snapshot, tables: Rows, report: Repor
         entries = await store.read_after(seq)
         if not entries:
             report.differences.append(f"entry {seq + 1} is missing")
+            return
+        for difference in _read_history(happened, entries):
+            report.differences.append(difference)
             return
         for entry in entries:
             if entry.seq != seq + 1:
@@ -215,6 +258,13 @@ async def _journal(store: Store, snapshot: Snapshot, tables: Rows, report: Repor
             if seq == snapshot.seq:
                 report.differences.extend(replay.first_difference(tables))
                 return
+
+
+def _read_history(happened: Happened, entries: Sequence[Entry]) -> Iterable[str]:
+    try:
+        yield from happened.differences(entries)
+    except _UNREADABLE as error:
+        yield f"entries {entries[0].seq} to {entries[-1].seq}: what has happened cannot be read: {error!r}"
 
 
 def _apply(state: Rows | Tail, entry: Entry, report: Report) -> bool:

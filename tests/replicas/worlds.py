@@ -145,7 +145,7 @@ def _plain(value: Any) -> Any:
 
 def normal(pictured: dict[str, Any]) -> dict[str, Any]:
     """A picture without what a reload gives explicitly and memory by default: attributes at their class's default."""
-    defaults = {"claims": 0, "saved": None}
+    defaults = {"claims": 0, "run": None, "saved": None}
     tasks = [(task_id, {**defaults, **attributes}) for task_id, attributes in pictured["tasks"]]
     workers = [(worker_id, {"leaving": False, **attributes}) for worker_id, attributes in pictured["workers"]]
     return {**pictured, "tasks": tasks, "workers": workers}

@@ -19,6 +19,7 @@ from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import Call, CallError
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.tracker import Effect
+from luigi_spanner.history.memory import MemorySource
 from luigi_spanner.journal import Entry, decode
 from luigi_spanner.stores import Closed, InvalidStore, StoreError
 from luigi_spanner.stores.memory import Database
@@ -51,7 +52,13 @@ class Node(Process):
         ids = cluster.ids_of(self)
         self.store = SimulatedStore(cluster, self, random.Random(f"store {cluster.plan.seed} {self.name}"))
         self.service = service.Service(
-            self.store, "default", ids=ids, journal_keep=cluster.plan.keep, clock=lambda: cluster.true_time() + self.slot.skew
+            self.store,
+            "default",
+            ids=ids,
+            journal_keep=cluster.plan.keep,
+            clock=lambda: cluster.true_time() + self.slot.skew + self.slot.set_by,
+            ticks=cluster.loop.time,
+            source=MemorySource(cluster.database, "default"),
         )
         self._watch()
         try:

@@ -8,13 +8,14 @@ from typing import Any
 
 from chronicle import Attempt, Landed, Ran, Record, Request, Violation
 from luigi import scheduler as luigi_scheduler
-from luigi.task_status import BATCH_RUNNING, RUNNING
+from luigi.task_status import BATCH_RUNNING, RUNNING, UNKNOWN
 from oracle import Oracle, Stock, Worker
 from oracle import State as StockState
 from plans import Plan
 from twins import Witness, _Ids, _normal
 
 from luigi_spanner.calls import BadRequest, RuleFailed
+from luigi_spanner.graph.history import HISTORY
 from luigi_spanner.journal import decode
 
 CLOCKS = 3.0
@@ -42,7 +43,23 @@ class _Worker(Worker):
 
 
 class _State(StockState):
+    """Stock's; `changes` receives each task that takes a status, and the status."""
+
     grain = 0.0
+    changes: list[tuple[str, str]]
+
+    def get_task(self, task_id: str, default: Any = None, setdefault: Any = None) -> Any:
+        is_new = setdefault is not None and task_id not in self._tasks
+        task = super().get_task(task_id, default, setdefault)
+        if is_new and task.status != UNKNOWN:
+            self.changes.append((task.id, task.status))
+        return task
+
+    def set_status(self, task: Any, new_status: str, config: Any = None) -> None:
+        before = task.status
+        super().set_status(task, new_status, config)
+        if task.status not in (before, UNKNOWN):
+            self.changes.append((task.id, task.status))
 
     def get_worker(self, worker_id: str) -> _Worker:
         if worker_id not in self._active_workers:
@@ -60,6 +77,7 @@ class Judge:
         self._uuids = uuids
         self._witness = Witness()
         self._played: list[Ran] = []
+        self._changes: list[tuple[str, str]] = []
         self._oracle = Oracle(lambda: self._stock(config), self._about_to_play)
         self._effects: Counter[str] = Counter()
         self._due: Counter[str] = Counter()
@@ -68,6 +86,7 @@ class Judge:
         stock = Stock(config, self._plan.limits, self._witness, self._witness)
         state = _State(config.state_path)
         state.grain = self._plan.grain
+        state.changes = self._changes
         state._metrics_collector = self._witness
         stock._state = state
         return stock
@@ -75,6 +94,7 @@ class Judge:
     def _about_to_play(self, number: int) -> None:
         """Tell stock what the replica knew of the workers' liveness, and which id comes next."""
         ran = self._played[number]
+        self._changes.clear()
         self._uuids.number = int(ran.request_id) if ran.request_id.isdigit() else 0
         workers = self._oracle.scheduler._state._active_workers
         for worker_id, (active, get_work) in ran.liveness.items():
@@ -92,8 +112,12 @@ class Judge:
                     if self._stands(request_id, attempt):
                         self._play(ran, None, attempt)
             if landed is not None and landed.attempt is not None:
+                happened: list[tuple[str, str]] = []
                 for ran in landed.attempt.calls.values():
+                    self._changes.clear()
                     self._play(ran, landed, landed.attempt)
+                    happened.extend(self._changes)
+                _check_history(landed, happened)
         self._check_effects()
 
     # What needs no stock
@@ -263,3 +287,11 @@ class Judge:
         last = Ran("", method, {}, at)
         self._played.append(last)
         return _normal(self._oracle.call(at, len(self._played) - 1, method, arguments))
+
+
+def _check_history(landed: Landed, happened: list[tuple[str, str]]) -> None:
+    """The entry writes down each change of status that its calls make, in order, once."""
+    records = [record for records in decode(landed.entry.changes) for record in records if record[0] == HISTORY]
+    written = [(record[2]["task_id"], record[2]["status"]) for record in records]
+    if written != happened:
+        raise Violation("g", f"entry {landed.entry.seq} writes down that {written} happened, and it was {happened}")

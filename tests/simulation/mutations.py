@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
-from luigi_spanner import batch
+from luigi_spanner import batch, service
 from luigi_spanner.graph.containers import OwnedDict, Table
 from luigi_spanner.graph.graph import Graph
+from luigi_spanner.graph.history import HISTORY, History
+from luigi_spanner.graph.ledger import Ledger
 from luigi_spanner.graph.pending import Pending
 from luigi_spanner.graph.rows import Resources
 from luigi_spanner.graph.state import StatusTasks
@@ -26,6 +28,7 @@ _catch_up = Replica._catch_up
 _take_turn = Replica._take_turn
 _undo = Replica._undo
 _run_one = batch._run_one
+_row = Ledger.row
 
 
 async def reply_before_commit(self: Replica, ran: Any, losses: int, missed: int) -> Any:
@@ -159,6 +162,22 @@ async def ping_out_of_touch(self: Service, call: Any) -> bytes:
     return await self._submit(call, self._graph.ping, self._hold, impatient=True)
 
 
+def clock_of_the_machine(clock: Any, ticks: Any, bound: float) -> Any:
+    """Whoever sets the machine's clock sets the rules'."""
+    return clock
+
+
+def history_is_told_twice(self: History, key: Any, row: Any) -> None:
+    Table.put(self, key, row)
+    Table.put(self, (key[0] + 1,), row)
+    self._tracker._ordinal += 1
+
+
+def history_is_not_flushed(self: Ledger, row_id: Any) -> Any:
+    """Instead of a row of the history nothing is written."""
+    return replace(_row(self, row_id), body=None) if row_id[0] == HISTORY else _row(self, row_id)
+
+
 _never = property(lambda self: False)
 
 Patch = tuple[Any, str, Any]
@@ -210,6 +229,9 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "pings out of touch": _of(Service, "_ping", ping_out_of_touch, "store unreachable", replicas=3, sticky=True, seconds=150.0),
     "calls do not wake the loop": _of(Replica, "submit", submit_without_waking),
+    "the machine's clock is the rules'": _of(service, "SteadyClock", clock_of_the_machine, "clock is set", timed=True),
+    "what happened is told twice": _of(History, "put", history_is_told_twice, replicas=1),
+    "what happened is not written": _of(Ledger, "row", history_is_not_flushed, replicas=1),
     "resources without limits": _of(Resources, "get", resources_unlimited),
 }
 

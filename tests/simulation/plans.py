@@ -28,7 +28,7 @@ AT_A_CALL = ("cut connection", "lost answer")
 WINDOWS = ("no reads", "no commits", "store unreachable", "slow store", "lost replies")
 """States of the way from a replica to the store that last for some time."""
 
-AT_ONCE = ("crash", "crash", "restart", "frozen", "clock moves", "worker dies")
+AT_ONCE = ("crash", "crash", "restart", "frozen", "clock moves", "clock is set", "worker dies")
 
 SECONDS: dict[str, list[float]] = {
     "lost reply": [0.0, 0.0, 5.0, 30.0],
@@ -46,6 +46,7 @@ SECONDS: dict[str, list[float]] = {
     "slow store": [2.0, 10.0],
     "lost replies": [1.0, 5.0],
     "clock moves": [-1.0, -0.5, 0.5, 1.0],
+    "clock is set": [-90.0, -30.0, 30.0, 60.0, 90.0],
 }
 """How long faults last; of a late commit, after how many seconds it lands; of a lost reply, how long reads fail, too."""
 
@@ -157,7 +158,8 @@ def plan_of(seed: str, kinds: Sequence[str] = (), **fixed: Any) -> Plan:
     rng = random.Random(f"plan {seed}")
     dice = Seeded(rng)
     setup, scene = setting(Seeded(random.Random(seed)))
-    rules = {**setup.rules, "batch_emails": False, "worker_disconnect_delay": dice.pick([20.0, 30.0])}
+    rules = {**setup.rules, "batch_emails": False, "record_task_history": True}
+    rules["worker_disconnect_delay"] = dice.pick([20.0, 30.0])
     replicas = dice.pick([1, 2, 2, 3, 3])
     plan = Plan(
         seed=seed,

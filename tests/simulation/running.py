@@ -19,6 +19,7 @@ from cluster import Cluster, Node
 from judge import Judge
 from luigi import notifications
 from luigi import scheduler as luigi_scheduler
+from luigi.task_history import NopHistory
 from plans import AT_A_CALL, AT_A_COMMIT, WINDOWS, Fault, Plan
 from twins import Mailer, _Ids
 from virtual import OUTSIDE, Stalled, VirtualLoop, current
@@ -26,6 +27,7 @@ from worlds import drive, normal, picture
 
 from luigi_spanner import service, verify
 from luigi_spanner.graph.containers import OwnedSet
+from luigi_spanner.history.memory import MemorySource
 from luigi_spanner.stores.memory import MemoryStore
 
 BOUND = 30.0
@@ -131,6 +133,9 @@ def _befall(cluster: Cluster, clients: Clients, fault: Fault) -> None:
         cluster.freeze(slot, fault.seconds)
     elif fault.kind == "clock moves":
         slot.skew = min(max(slot.skew + fault.seconds, -1.0), 1.0)
+    elif fault.kind == "clock is set" and cluster.plan.timed:
+        cluster.tell("", f"the clock at {slot.number} is set by {fault.seconds} s")
+        slot.set_by += fault.seconds
     elif fault.kind == "worker dies":
         clients.die(fault.slot)
 
@@ -174,7 +179,7 @@ async def _all_agree(cluster: Cluster) -> None:
             break
     else:
         raise Violation("h", "replicas never stand at the same entry")
-    reports = drive(verify.check(MemoryStore(namespace="default", database=cluster.database), "default"))
+    reports = drive(_verified(cluster))
     if not reports.clean:
         raise Violation("b", f"verify: {reports.lines()}")
     pictures = {node.name: _hard(node) for node in nodes}
@@ -184,6 +189,11 @@ async def _all_agree(cluster: Cluster) -> None:
         for part, value in pictured.items():
             if value != pictures[first][part]:
                 raise Violation("b", f"{part} of {name} and {first} differ:\n  {value}\n  {pictures[first][part]}")
+
+
+async def _verified(cluster: Cluster) -> verify.Report:
+    store = MemoryStore(namespace="default", database=cluster.database)
+    return await verify.check(store, "default", MemorySource(cluster.database, "default"), cluster.true_time())
 
 
 async def _follow(cluster: Cluster, node: Node) -> None:
@@ -211,7 +221,8 @@ def hard(graph: Any) -> dict[str, Any]:
 
 def _hard_loaded(cluster: Cluster, like: Node) -> dict[str, Any]:
     """What a replica that starts now has in memory."""
-    graph = service.Graph(like.graph._config, dict(cluster.plan.limits), grain=cluster.plan.grain, clock=cluster.true_time)
+    limits, grain = dict(cluster.plan.limits), cluster.plan.grain
+    graph = service.Graph(like.graph._config, limits, NopHistory(), grain=grain, clock=cluster.true_time)
     graph.ledger.load(drive(MemoryStore(namespace="default", database=cluster.database).load()))
     return hard(graph)
 

@@ -27,10 +27,12 @@ DEADLINE = 2.5
 
 @dataclass
 class Slot:
-    """A machine: one replica after another lives on it. `skew`: how far its clock is ahead, in seconds."""
+    """A machine: one replica after another lives on it. `skew`: how far its clock is ahead, in seconds; `set_by`: how far it was
+    set wrong besides."""
 
     number: int
     skew: float
+    set_by: float = 0.0
     node: Node | None = None
     restarts: int = 0
     armed: list[Fault] = field(default_factory=list)

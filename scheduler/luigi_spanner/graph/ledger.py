@@ -230,7 +230,8 @@ class Ledger:
         self._state.tracker.settle()
 
     def load(self, snapshot: Snapshot) -> None:
-        """Replace memory by a snapshot. Raises Divergence."""
+        """Replace memory by a snapshot, all but what was heard of workers since. Raises Divergence."""
+        heard = {worker.id: (worker.last_active, worker.last_get_work) for worker in self._state.soft.values()}
         self._state.reset()
         self._resources.clear()
         self._resources.origins.clear()
@@ -254,6 +255,7 @@ class Ledger:
             # Rows may be ahead of the watermark, so the digest fits again at the head only.
             self.apply(entry, check=False)
         self._state.settle()
+        self._state.hear(heard)
         if self.digest != snapshot.head.digest or any(self._orphans.values()):
             raise Divergence(f"the tables and the entries up to {self.applied} do not have the digest that the journal says")
 

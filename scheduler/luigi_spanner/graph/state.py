@@ -331,6 +331,13 @@ class State(luigi_scheduler.SimpleTaskState):
                 self.tracker.log(self.soft.__setitem__, worker_id, worker)
                 del self.soft[worker_id]
 
+    def hear(self, heard: dict[str, tuple[float, float | None]]) -> None:
+        """Of these workers something was heard at these times (`last_active` and `last_get_work`), which nobody may know yet."""
+        for worker_id, (last_active, last_get_work) in heard.items():
+            worker = self.find_worker(worker_id)
+            if worker is not None:
+                worker.last_active, worker.last_get_work = last_active, last_get_work
+
     # Batchers
 
     @property
