@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from luigi_spanner.history import History
 from luigi_spanner.journal import CallRecord
 
 
@@ -122,6 +123,11 @@ class Scheduling(Protocol):
 
     async def ended(self) -> str:
         """Returns once it can answer no more, with the reason as a sentence."""
+        ...
+
+    @property
+    def history(self) -> History | None:
+        """What has happened to tasks; None where that is not written down."""
         ...
 
     def metrics(self) -> tuple[bytes, str] | None:

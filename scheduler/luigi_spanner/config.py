@@ -38,6 +38,7 @@ class Options:
     max_body_bytes: int
     rules_mismatch: str
     journal_keep: int
+    history_days: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +147,13 @@ SETTINGS: tuple[Setting, ...] = (
         default=100_000,
         help="how many entries of the journal are kept at least (default: 100000)",
     ),
+    Setting(
+        name="history_days",
+        metavar="N",
+        read=whole(0, 36_500),
+        default=90,
+        help="for how many days what has happened to tasks is kept, 0 for ever, with record_task_history (default: 90)",
+    ),
 )
 
 
@@ -212,6 +220,7 @@ def check_luigi(config: Any) -> None:
         "scheduler": luigi.scheduler.scheduler,
         "cors": luigi.server.cors,
         "resources": lambda: _limits(config),
+        "task_history": lambda: _no_other_history(config),
     }
     for section, read in readers.items():
         try:
@@ -256,6 +265,16 @@ def _limits(config: Any) -> None:
     for name, limit in config.getintdict("resources").items():
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 0:
             raise ValueError(f"{name} is {limit!r}, which is no amount")
+
+
+def _no_other_history(config: Any) -> None:
+    import luigi.scheduler
+
+    if luigi.scheduler.scheduler().record_task_history and _from_file(config, "task_history", "db_connection"):
+        raise ValueError(
+            "db_connection is not used, the history of tasks lives in the store beside their state; remove the key, or set "
+            "record_task_history in [scheduler] to false"
+        )
 
 
 def sentence(error: Exception) -> str:

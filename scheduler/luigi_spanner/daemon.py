@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import stat
 import sys
@@ -51,6 +52,7 @@ async def open_service(options: Options) -> Scheduling:
         hold=options.hold,
         rules_mismatch=options.rules_mismatch,
         journal_keep=options.journal_keep,
+        history_keep=options.history_days * 86_400.0 or math.inf,
         each_second=Freezer().look,
     )
 

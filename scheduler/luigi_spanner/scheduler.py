@@ -132,6 +132,10 @@ class Scheduler(Graph):
         """It never ends by itself: whoever embeds it learns of a fault from the call that meets it."""
         return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
+    @property
+    def history(self) -> None:
+        """An embedded scheduler writes down no history of its own: its caller may pass a `task_history_impl`, as to stock."""
+
     def metrics(self) -> tuple[bytes, str] | None:
         return metrics_of(self._state._metrics_collector)
 

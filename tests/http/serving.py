@@ -158,6 +158,8 @@ class Answering:
         self.calls.append(call)
         return await self._reply(call)
 
+    history = None
+
     async def status(self) -> Status:
         return Status(ready=True, reasons=(), replica="r", namespace="n", applied=1, watermark=0)
 

@@ -28,17 +28,6 @@ pytestmark = pytest.mark.slow
 LOCAL = ("--address", "127.0.0.1", "--port", "0")
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts `luigi-spanner serve` in the test's directory, on a free local port unless told otherwise."""
-    with contextlib.ExitStack() as stack:
-
-        def start(*arguments: str, listen: tuple[str, ...] = LOCAL, **extra: str) -> Process:
-            return stack.enter_context(Process("serve", *listen, *arguments, directory=tmp_path, **extra))
-
-        yield start
-
-
 def finished(*arguments: str, directory: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """`luigi-spanner` with these arguments, run to its end."""
     return subprocess.run(
@@ -79,11 +68,10 @@ def test_a_state_path_is_accepted_and_not_used(serve: Callable[..., Process], tm
     assert not (tmp_path / "old.pickle").exists()
 
 
-def test_luigi_s_own_state_path_and_history_are_told_of(serve: Callable[..., Process], tmp_path: Path) -> None:
-    (tmp_path / "luigi.cfg").write_text("[scheduler]\nstate_path = old.pickle\nrecord_task_history = true\n")
+def test_luigi_s_own_state_path_is_told_of(serve: Callable[..., Process], tmp_path: Path) -> None:
+    (tmp_path / "luigi.cfg").write_text("[scheduler]\nstate_path = old.pickle\n")
     process = serve("--store", "sqlite:///a.db")
     process.line("old.pickle is not used: the state lives in sqlite:///a.db")
-    process.line("WARNING: record_task_history is set, but")
 
 
 def test_a_port_that_kubernetes_set(serve: Callable[..., Process], tmp_path: Path) -> None:

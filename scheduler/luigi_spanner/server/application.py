@@ -16,13 +16,13 @@ from tornado.log import access_log
 
 from luigi_spanner.calls import Scheduling
 from luigi_spanner.ids import random_id
+from luigi_spanner.server import history_pages
 from luigi_spanner.server.api import Service
 from luigi_spanner.server.door import Door
 from luigi_spanner.server.front import DESCRIPTION, Front
 from luigi_spanner.server.handlers import (
     DescriptionHandler,
     HealthHandler,
-    HistoryHandler,
     MetricsHandler,
     ReadyHandler,
     RootHandler,
@@ -69,7 +69,7 @@ def app(
     pages = tornado.web.Application(
         [
             (r"/", RootHandler),
-            (r"/(?:tasklist|history)(?:/.*)?", HistoryHandler),
+            *history_pages.routes(service),
             (re.escape(DESCRIPTION), DescriptionHandler, {"description": description}),
             (r"/metrics", MetricsHandler, given),
             (r"/healthz", HealthHandler, given),

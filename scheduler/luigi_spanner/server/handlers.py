@@ -15,14 +15,6 @@ from luigi_spanner.stores import StoreError
 READY_SECONDS = 5.0
 """How long `/readyz` waits for the store before it says that it does not answer; probes commonly give up after ten."""
 
-HISTORY_OFF = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>Task history</title></head>
-<body><h1>Task history is off</h1>
-<p>This scheduler keeps no history of task runs.</p></body>
-</html>
-"""
-
 
 class RootHandler(tornado.web.RequestHandler):
     """`/`: the visualiser, by a relative redirect that survives a path prefix; HEAD is stock's health check."""
@@ -42,13 +34,6 @@ class StaticHandler(tornado.web.StaticFileHandler):
             return super().validate_absolute_path(root, absolute_path)
         except ValueError:  # a NUL, which no file's name has
             raise tornado.web.HTTPError(404) from None
-
-
-class HistoryHandler(tornado.web.RequestHandler):
-    """`/history...` and `/tasklist...`: a page that says that there is none."""
-
-    def get(self) -> None:
-        self.finish(HISTORY_OFF)
 
 
 class MetricsHandler(tornado.web.RequestHandler):

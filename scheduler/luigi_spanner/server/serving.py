@@ -12,7 +12,6 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import luigi
-import luigi.scheduler
 import tornado.netutil
 
 from luigi_spanner._version import __version__
@@ -133,8 +132,6 @@ def _announce(options: Options, sockets: list[socket.socket]) -> None:
     )
     if options.state_path is not None:
         logger.info("The state path %s is not used: the state lives in %s", options.state_path, options.store)
-    if luigi.scheduler.scheduler().record_task_history:
-        logger.warning("record_task_history is set, but this release keeps and serves no task history")
     if any(_open_to_others(listening) for listening in sockets):
         logger.warning("Whoever reaches this address may change the task graph: nothing authenticates callers")
 
