@@ -14,6 +14,7 @@ SCENARIOS: Mapping[str, Callable[[Bench], Iterator[Line]]] = {
     "each-call": latency.each_call,
     "large": latency.large,
     "lives": throughput.lives,
+    "history": throughput.history,
     "ready": throughput.ready,
     "three-replicas": throughput.three_replicas,
     "slow-store": throughput.slow_store,

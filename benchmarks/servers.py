@@ -48,6 +48,9 @@ up for it."""
 DEFAULTS = "[scheduler]\n"
 """Luigi as it comes."""
 
+RECORDING = "[scheduler]\nrecord_task_history = true\n"
+"""The same with a history of what happens to tasks."""
+
 
 class Unusable(Exception):
     """A scenario cannot run on this machine. The message says what is missing."""

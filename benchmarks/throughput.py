@@ -10,7 +10,7 @@ from benchmarks.bench import Bench
 from benchmarks.client import Played, Session, play
 from benchmarks.graphs import SHARING_WORKERS, worker
 from benchmarks.results import Goal, Line, alternate, milliseconds
-from benchmarks.servers import DEFAULTS, Backend, Server, Site
+from benchmarks.servers import DEFAULTS, RECORDING, Backend, Server, Site
 from benchmarks.sessions import busy, cycle, idle, life
 
 PLAY_SECONDS = 60.0
@@ -73,6 +73,29 @@ def _live(servers: list[Server], workers: int, size: int) -> Played:
     shares = [range(first, size, workers) for first in range(workers)]
     sessions = [life(worker(number), share) for number, share in enumerate(shares)]
     return play([server.port for server in servers], sessions, seconds=PLAY_SECONDS)
+
+
+def history(bench: Bench) -> Iterator[Line]:
+    """What writing down the history costs: the same lives with it and without."""
+    workers, size = bench.tasks(64), bench.tasks(2_000)
+    backends: tuple[Backend, ...] = ("sqlite", "emulator")
+
+    def played(backend: Backend, config: str) -> Played:
+        with Site(bench.states, config=config) as site:
+            return _live(site.ours(backend), workers, size)
+
+    for backend in backends:
+        sides = {"without": partial(played, backend, DEFAULTS), "with": partial(played, backend, RECORDING)}
+        runs = alternate(bench.repeats, sides)
+        yield Line(
+            scenario=f"{workers} workers, {size:,} tasks, {backend}, with a history",
+            unit="rpc/s",
+            stock=[run.rate for run in runs["without"]],
+            base="without",
+            ours=[run.rate for run in runs["with"]],
+            more_is_better=True,
+            goal=Goal(ratio=0.95),
+        )
 
 
 def ready(bench: Bench) -> Iterator[Line]:
