@@ -60,7 +60,7 @@ class Replica:
     """One replica of a namespace: a graph in memory that follows the journal and adds to it.
 
     `ids()` gives a new random id, `clock()` seconds since the epoch, `sleep(s)` pauses; all are passed in so that a run can
-    be repeated. `release_slow(run)` takes an effect that may block out of the way.
+    be repeated.
     """
 
     def __init__(
@@ -74,7 +74,6 @@ class Replica:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         limits: Limits | None = None,
-        release_slow: Callable[[Callable[[], object]], None] | None = None,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -85,7 +84,6 @@ class Replica:
         self._ids = ids
         self._clock = clock
         self._sleep = sleep
-        self._release_slow = release_slow or (lambda run: run())
         self._queue: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self.failed = asyncio.Event()
@@ -391,7 +389,7 @@ class Replica:
     def _release(self, effects: list[Effect]) -> None:
         for effect in effects:
             try:
-                self._release_slow(effect.run) if effect.slow else effect.run()
+                effect.run()
             except Exception:  # A collector or a mailer may raise anything; the change it tells of stands.
                 logger.exception("An effect failed")
 

@@ -7,9 +7,10 @@ import hashlib
 import logging
 import math
 import os
+import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,11 +27,12 @@ from luigi_spanner.calls import SYSTEM, BadRequest, Call, CallError, Status, Sto
 from luigi_spanner.graph.graph import NO_MESSAGES, Graph, configured_limits
 from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.graph.listings import LISTINGS, Listings
+from luigi_spanner.graph.outbox import Mail
 from luigi_spanner.history import EXPIRED_AT_ONCE, History, Source
 from luigi_spanner.history.places import source_of
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import canonical
-from luigi_spanner.mail import MailThread
+from luigi_spanner.mail import MailThread, Postman
 from luigi_spanner.readers import Readers
 from luigi_spanner.replica import Limits, Replica
 from luigi_spanner.steady import SteadyClock, machine_ticks
@@ -62,7 +64,7 @@ JOIN_HOLD = 60.0
 """How long entering the namespace may take while the store is away."""
 
 MAIL_SECONDS = 5.0
-"""How long stopping waits for mail: half of what `smtplib` waits for one server."""
+"""How long stopping waits for mail: half of what Luigi waits for an answer of a mail server."""
 
 UNREADABLE = (
     Divergence,
@@ -130,10 +132,12 @@ class Service:
         history_keep: float = math.inf,
         source: Source | None = None,
         each_second: Callable[[], object] = lambda: None,
+        send: Callable[[Mail], Awaitable[None]] | None = None,
+        dice: Callable[[], float] = random.random,
     ) -> None:
         clock = clock if ticks is None else SteadyClock(clock, ticks, CLOCK_BOUND)
         config = luigi_scheduler.scheduler()
-        self._graph = Graph(config, configured_limits(), NopHistory(), grain=config.worker_disconnect_delay / 2)
+        self._graph = Graph(config, configured_limits(), NopHistory(), grain=config.worker_disconnect_delay / 2, queues_mail=True)
         self._rules = _rules(config, self._graph.limits)
         self._refuse = rules_mismatch == "refuse"
         self._hold = hold
@@ -142,7 +146,6 @@ class Service:
         self._beaten = clock()
         self._flushed = clock()
         self._each_second = each_second
-        self._mail = MailThread()
         self._commit_loop: asyncio.Task[None] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._store = store
@@ -156,12 +159,18 @@ class Service:
             clock=clock,
             sleep=asyncio.sleep,
             limits=Limits(journal_keep=journal_keep, offset_bound=CLOCK_BOUND),
-            release_slow=self._mail.run,
         )
         self._graph.clock = self._replica.offset.now
         self._graph._state.history.keep = history_keep if source is not None else None
         self._source = source
         self._expired = clock()
+        self._postman = Postman(
+            replica=self._replica.name,
+            outbox=self._graph.outbox,
+            call=self._internal,
+            send=send or MailThread().send,
+            dice=dice,
+        )
         self._readers = Readers(Listings(self._graph), partial(self._submit, hold=hold), time.monotonic)
 
     # Calls
@@ -224,10 +233,10 @@ class Service:
             for expiry in expiries:
                 expiry.cancel()
 
-    async def _internal(self, rule: Callable[..., Any], hold: float | None = None, **arguments: Any) -> None:
-        """Run one of the replica's own calls like any other."""
+    async def _internal(self, rule: Callable[..., Any], hold: float | None = None, **arguments: Any) -> bytes:
+        """Run one of the replica's own calls like any other; its reply as JSON."""
         call = Call(request_id=self._ids(), method=rule.__name__, arguments=arguments, principal=SYSTEM)
-        await self._submit(call, rule, self._hold if hold is None else hold)
+        return await self._submit(call, rule, self._hold if hold is None else hold)
 
     # State
 
@@ -283,6 +292,7 @@ class Service:
             raise InvalidStore(str(error)) from error
         self._flushed = self._clock()
         self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
+        self._postman.start()
 
     async def _join(self) -> None:
         """Enter the namespace. A replica that finds others with other rules comes to its end."""
@@ -319,22 +329,12 @@ class Service:
         if self._housekeeping is not None:
             self._housekeeping.cancel()
         self._readers.stop()
+        await self._postman.stop(MAIL_SECONDS)
         if self._commit_loop is not None:
             await self._stop_loop(self._commit_loop)
         await self._store.close()
         if self._source is not None:
             self._source.close()
-        await self._send_last_mails()
-
-    async def _send_last_mails(self) -> None:
-        """Give mail that waits a moment; a mail server that hangs must not keep the process."""
-        loop = asyncio.get_running_loop()
-        idle = asyncio.Event()
-        self._mail.when_idle(lambda: loop.call_soon_threadsafe(idle.set))
-        try:
-            await asyncio.wait_for(idle.wait(), MAIL_SECONDS)
-        except asyncio.TimeoutError:
-            logger.warning("Some mail was not sent: the mail server did not take it within %.0f s", MAIL_SECONDS)
 
     async def _stop_loop(self, commit_loop: asyncio.Task[None]) -> None:
         if self._replica.failure is None:
@@ -351,6 +351,7 @@ class Service:
             await asyncio.sleep(TICK_SECONDS)
             self._readers.forget()
             self._each_second()
+            self._postman.look()
             try:
                 await self._do_chores()
             except StoreDown:

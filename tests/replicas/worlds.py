@@ -117,7 +117,7 @@ def picture(graph: Graph) -> dict[str, Any]:
         "by_status": {status: list(tasks) for status, tasks in sorted(state._status_tasks.items()) if tasks},
         "workers": [(worker.id, _plain(vars(worker))) for worker in state._active_workers.values()],
         "stakes": {worker: sorted(tasks) for worker, tasks in sorted(state.stakes.items())},
-        "simple": {name: _sorted(getattr(state, name)) for name in ("batchers", "settings", "emails", "replicas")},
+        "simple": {name: _sorted(getattr(state, name)) for name in ("batchers", "settings", "emails", "outbox", "replicas")},
         "resources": (_sorted(graph._resources), _sorted(graph._resources.origins)),
         "digest": graph.ledger.digest,
         "digests": {table: _sorted(digests) for table, digests in _sorted(graph.ledger._digests) if digests},

@@ -17,7 +17,8 @@ from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
 from luigi_spanner.graph import selection, surroundings
 from luigi_spanner.graph.entries import NO_COUNTS
 from luigi_spanner.graph.ledger import Ledger
-from luigi_spanner.graph.notifier import Notifier
+from luigi_spanner.graph.notifier import DirectNotifier, OutboxNotifier
+from luigi_spanner.graph.outbox import Outbox
 from luigi_spanner.graph.ready import Amount
 from luigi_spanner.graph.rows import Resources
 from luigi_spanner.graph.selection import Asker, Choice, Selection
@@ -47,7 +48,8 @@ class Graph(luigi_scheduler.Scheduler):
     """Luigi's scheduler whose state is tracked, undoable and encodable.
 
     `grain` as in `State`; `clock` gives the rules' time in seconds since the epoch, None stands for the system's.
-    `limits` are the resource limits of the configuration; they take effect with `join` or `configure`.
+    `limits` are the resource limits of the configuration; they take effect with `join` or `configure`. `queues_mail`: mail
+    waits in the outbox for somebody who sends it; else it is sent once its change is durable.
     """
 
     _state: Any
@@ -61,6 +63,7 @@ class Graph(luigi_scheduler.Scheduler):
         *,
         grain: float = 0.0,
         clock: Callable[[], float] | None = None,
+        queues_mail: bool = False,
         **scheduler_keys: Any,
     ) -> None:
         surroundings.install()
@@ -74,8 +77,11 @@ class Graph(luigi_scheduler.Scheduler):
         self._state._metrics_collector = collector
         self.__dict__["_resources"] = Resources(self._state)
         self._make_task = partial(Proposal, retry_policy=self._config._get_retry_policy())
+        self.outbox = Outbox(self._state.outbox, self.tracker, self.now)
+        self._queue = self.outbox if queues_mail else None
         if self._config.batch_emails:
-            self._email_batcher = Notifier(self._state, _once(self._email_batcher))
+            notifier = OutboxNotifier if queues_mail else DirectNotifier
+            self._email_batcher = notifier(self._state, self.outbox, _once(self._email_batcher))
         self.ledger = Ledger(self._state, self._resources)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -106,7 +112,7 @@ class Graph(luigi_scheduler.Scheduler):
     def run(self, rule: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Run one of the rules with the replica's clock, its effects deferred. What it raises is the caller's to undo."""
         self._state.history.caller = arguments.get("worker")
-        with surroundings.entered(self.tracker, self.clock):
+        with surroundings.entered(self.tracker, self.clock, self._queue):
             return rule(**arguments)
 
     def ping_from_memory(self, arguments: dict[str, Any]) -> bytes | None:

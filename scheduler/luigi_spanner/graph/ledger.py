@@ -11,6 +11,7 @@ from typing import Any
 from luigi_spanner import digest
 from luigi_spanner.digest import LASTING, TASKS
 from luigi_spanner.graph.history import HISTORY, ROW_CHARACTERS
+from luigi_spanner.graph.outbox import OUTBOX
 from luigi_spanner.graph.pending import Pending
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS
 from luigi_spanner.graph.rows import KEY_LENGTHS, Resources, apply_record, columns_of, row_of
@@ -33,8 +34,8 @@ RELATIONS = (STAKEHOLDERS, RUNNERS)
 LOADED_AT_ONCE = 1000
 """Rows that are decoded together."""
 
-EMAILS = "emails"
-"""The only table whose key is a number."""
+NUMBERED = ("emails", OUTBOX)
+"""The tables whose key is a number."""
 
 HALVES = ("moving", "lasting")
 
@@ -167,7 +168,7 @@ class Ledger:
         row = row_of(self._state, self._resources, table, key)
         text = None if row is None else _text(table, row)
         if text is not None and bounded:
-            if table != EMAILS:
+            if table not in NUMBERED:
                 _check_key(table, key)
             if len(text) > UNCHECKED_BYTES:
                 _check_cell(table, pack(text.encode("ascii")))

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from luigi.batch_notifier import BatchNotifier, batch_email
 
+from luigi_spanner.graph import surroundings
+from luigi_spanner.graph.outbox import Outbox, mailable
 from luigi_spanner.graph.state import State
 from luigi_spanner.journal import compact
+
+logger = logging.getLogger(__name__)
 
 NEXT_EMAIL = ("next_email",)
 
 
 class Notifier:
-    """Stands in for Luigi's BatchNotifier. Pending failures are rows; every replica's own notifier is filled from them after the
-    commit, and the replica whose call found that the interval had passed sends."""
+    """Stands in for Luigi's BatchNotifier. Failures that wait are rows, and so is the time of the next mail; the first failure
+    sets it. `make` gives one of Luigi's own."""
 
-    def __init__(self, state: State, make: Callable[[], Any]) -> None:
+    def __init__(self, state: State, outbox: Outbox, make: Callable[[], Any]) -> None:
         self._state = state
+        self._outbox = outbox
         self._make = make
-        self._mailer = make()
 
     def add_failure(self, *args: Any) -> None:
         self._add("add_failure", args)
@@ -39,19 +44,74 @@ class Notifier:
         self._state.emails.put((ordinal,), {"kind": kind, "family": args[1], "arguments": list(args)})
         if NEXT_EMAIL not in self._state.settings:
             self._state.settings.put(NEXT_EMAIL, {"value": self._state.now() + 60 * batch_email().email_interval})
-        self._state.tracker.defer(partial(self._tell, kind, args))
 
-    def _tell(self, kind: str, args: Sequence[Any]) -> None:
-        """Pass a failure on. Luigi's own notifier expects every text to be one; another gets what Luigi would give it."""
-        getattr(self._mailer, kind)(*(_mailable(*args) if isinstance(self._mailer, BatchNotifier) else args))
+    def _is_due(self) -> bool:
+        row = self._state.settings.get(NEXT_EMAIL)
+        return row is not None and self._state.now() >= row["value"]
+
+    def _take(self) -> list[dict[str, Any]]:
+        """The failures that wait, in order; they wait no longer."""
+        rows = [row for _, row in sorted(self._state.emails.items())]
+        for key in list(self._state.emails):
+            self._state.emails.remove(key)
+        self._state.settings.remove(NEXT_EMAIL)
+        return rows
+
+    def refill(self) -> None:
+        """The rows came from elsewhere."""
+
+
+class OutboxNotifier(Notifier):
+    """What Luigi's notifier would send of the rows goes into the outbox, in the entry that removes them."""
 
     def update(self) -> None:
-        """Send when the interval has passed; the first failure starts it."""
-        row = self._state.settings.get(NEXT_EMAIL)
-        due = row is not None and self._state.now() >= row["value"]
+        """Send when the interval has passed."""
+        if self._is_due():
+            self.send_email()
+
+    def send_email(self) -> None:
+        """Send what is pending."""
+        rows = self._take()
+        try:
+            letters = self._worded(rows)
+        except Exception as error:  # Whatever is wrong with it: else it would fail every prune from now on.
+            message = "What was to be mailed of %d failures cannot be worded"
+            self._state.tracker.defer(partial(logger.error, message, len(rows), exc_info=error))
+            return
+        for letter in letters:
+            self._outbox.add(*letter)
+
+    def _worded(self, rows: Iterable[dict[str, Any]]) -> list[surroundings.Letter]:
+        """The mails that one of Luigi's notifiers would send. It has one for each owner, and their order is luck."""
+        mailer = self._make()
+        for row in rows:
+            _tell(mailer, row["kind"], row["arguments"])
+        with surroundings.captured() as letters:
+            mailer.send_email()
+        return sorted(letters)
+
+
+class DirectNotifier(Notifier):
+    """A notifier of Luigi's own is filled from the rows, after each commit. It sends where the call was made that found that the
+    interval had passed."""
+
+    def __init__(self, state: State, outbox: Outbox, make: Callable[[], Any]) -> None:
+        super().__init__(state, outbox, make)
+        self._mailer = make()
+
+    def _add(self, kind: str, args: tuple[Any, ...]) -> None:
+        super()._add(kind, args)
+        self._state.tracker.defer(partial(self._pass_on, kind, args))
+
+    def _pass_on(self, kind: str, args: Sequence[Any]) -> None:
+        _tell(self._mailer, kind, args)
+
+    def update(self) -> None:
+        """Send when the interval has passed."""
+        due = self._is_due()
         if due:
-            self._clear()
-        self._state.tracker.defer(partial(self._update_mailer, due), slow=due)
+            self._take()
+        self._state.tracker.defer(partial(self._update_mailer, due))
 
     def _update_mailer(self, due: bool) -> None:
         # When to send is state; the mailer's own idea of it would be another on each replica.
@@ -60,19 +120,19 @@ class Notifier:
 
     def send_email(self) -> None:
         """Send what is pending."""
-        self._clear()
-        self._state.tracker.defer(self._mailer.send_email, slow=True)
-
-    def _clear(self) -> None:
-        for key in list(self._state.emails):
-            self._state.emails.remove(key)
-        self._state.settings.remove(NEXT_EMAIL)
+        self._take()
+        self._state.tracker.defer(self._mailer.send_email)
 
     def refill(self) -> None:
-        """Start over from the rows, after they came from elsewhere."""
+        """Start over from the rows."""
         self._mailer = self._make()
         for _, row in sorted(self._state.emails.items()):
-            self._tell(row["kind"], row["arguments"])
+            self._pass_on(row["kind"], row["arguments"])
+
+
+def _tell(mailer: Any, kind: str, args: Sequence[Any]) -> None:
+    """Pass a failure on. Luigi's own notifier expects every text to be one; another gets what Luigi would give it."""
+    getattr(mailer, kind)(*(_mailable(*args) if isinstance(mailer, BatchNotifier) else args))
 
 
 def _mailable(name: Any, family: Any, unbatched: dict[str, Any], *rest: Any) -> tuple[Any, ...]:
@@ -83,8 +143,7 @@ def _mailable(name: Any, family: Any, unbatched: dict[str, Any], *rest: Any) -> 
 
 
 def _text(value: Any) -> str:
-    """Any JSON as text that a mail can hold, which half of a surrogate pair is not."""
+    """Any JSON as text that a mail can hold."""
     if value is None:
         return ""
-    text = value if isinstance(value, str) else compact(value)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return mailable(value if isinstance(value, str) else compact(value))

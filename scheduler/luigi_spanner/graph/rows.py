@@ -9,6 +9,7 @@ from luigi_spanner.digest import TASKS
 from luigi_spanner.graph import task as tasks
 from luigi_spanner.graph import worker as workers
 from luigi_spanner.graph.history import HISTORY
+from luigi_spanner.graph.outbox import OUTBOX
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS
 from luigi_spanner.graph.state import State
 from luigi_spanner.graph.task import merge_task
@@ -27,6 +28,7 @@ KEY_LENGTHS = {
     RESOURCES: 1,
     "batchers": 2,
     "emails": 1,
+    OUTBOX: 1,
     "settings": 1,
     "replicas": 1,
     HISTORY: 1,
@@ -275,6 +277,12 @@ _PROJECTIONS: dict[str, _Projection] = {
     RESOURCES: {"total": ("total", _number), "origin": ("origin", _text)},
     "batchers": {"batched_params": ("batched_params", _json), "max_batch_size": ("max_batch_size", _number)},
     "emails": {"kind": ("kind", _text), "family": ("family", _text)},
+    OUTBOX: {
+        "subject": ("subject", _text),
+        "recipients": ("recipients", _json),
+        "due_at": ("due_at", _number),
+        "tries": ("tries", lambda value: value),
+    },
     "settings": {"value": ("value", _json)},
     "replicas": {
         "rules": ("rules", _text),

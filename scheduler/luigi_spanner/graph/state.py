@@ -15,6 +15,7 @@ from luigi_spanner.digest import TASKS
 from luigi_spanner.graph.containers import Ranked, Table
 from luigi_spanner.graph.history import History, host_of
 from luigi_spanner.graph.index import Index
+from luigi_spanner.graph.outbox import OUTBOX
 from luigi_spanner.graph.relations import RUNNERS, STAKEHOLDERS, Runners, Stakeholders
 from luigi_spanner.graph.task import Proposal, Task, decode_task
 from luigi_spanner.graph.tracker import Tracker
@@ -89,6 +90,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self.batchers = Table(tracker, "batchers")
         self.settings = Table(tracker, "settings")
         self.emails = Table(tracker, "emails")
+        self.outbox = Table(tracker, OUTBOX)
         self.replicas = Table(tracker, "replicas")
         self.history = History(tracker)
         super().__init__(state_path)
@@ -100,7 +102,8 @@ class State(luigi_scheduler.SimpleTaskState):
         self.__dict__["_tasks"] = Ranked[Task](lambda task: task.ordinal)
         self._status_tasks = ByStatus(self.tracker)
         self._active_workers = Ranked[Worker](lambda worker: worker.ordinal)
-        for forgotten in (self.soft, self.stakes, self.batchers, self.settings, self.emails, self.replicas, self.history):
+        simple = (self.batchers, self.settings, self.emails, self.outbox, self.replicas, self.history)
+        for forgotten in (self.soft, self.stakes, *simple):
             forgotten.clear()
         self.relations_digest = 0
         self.index.clear()

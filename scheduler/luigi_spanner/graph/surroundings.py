@@ -1,8 +1,8 @@
 """What Luigi's rules see of the outside while a call runs: the clock, the mail and the explanations of failures.
 
 The rules look up `time`, `notifications` and `json` in their own module. `install` puts stand-ins there, once, that behave just
-as the originals unless a call of ours runs in this thread: then the time is the replica's (I6), mail waits for the commit (I5),
-and a failure may be explained by anything.
+as the originals unless a call of ours runs in this thread: then the time is the replica's (I6), mail waits in the outbox, or for
+the commit (I5), and a failure may be explained by anything. Luigi's notifier and its way to a mail server have stand-ins as well.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
+from luigi import batch_notifier, notifications
 from luigi import scheduler as luigi_scheduler
 
+from luigi_spanner.graph.outbox import Outbox
 from luigi_spanner.graph.tracker import Tracker
+
+Letter = tuple[str, str, tuple[str, ...]]
+"""Subject, message and recipients."""
 
 
 class _Running(threading.local):
@@ -24,6 +29,9 @@ class _Running(threading.local):
 
     tracker: Tracker | None = None
     clock: Callable[[], float] | None = None
+    outbox: Outbox | None = None
+    letters: list[Letter] | None = None
+    loud = False
 
 
 _running = _Running()
@@ -47,12 +55,13 @@ class _Time(_StandIn):
 
 class _Notifications(_StandIn):
     def send_error_email(self, *args: Any, **kwargs: Any) -> None:
-        tracker = _running.tracker
-        send = partial(self.original.send_error_email, *args, **kwargs)
-        if tracker is None:
-            send()
+        tracker, outbox = _running.tracker, _running.outbox
+        if outbox is not None:
+            outbox.add_error(*args, **kwargs)
+        elif tracker is not None:
+            tracker.defer(partial(self.original.send_error_email, *args, **kwargs))
         else:
-            tracker.defer(send, slow=True)
+            self.original.send_error_email(*args, **kwargs)
 
 
 class _Json(_StandIn):
@@ -68,6 +77,26 @@ class _Json(_StandIn):
             raise ValueError("nested too deep") from error
 
 
+class _SendEmail:
+    """How Luigi's notifier sends."""
+
+    def __init__(self, original: FunctionType) -> None:
+        self.original = original
+
+    def __call__(self, subject: str, message: str, sender: str, recipients: tuple[str, ...], *args: Any, **kwargs: Any) -> None:
+        if _running.letters is None:
+            self.original(subject, message, sender, recipients, *args, **kwargs)
+        else:
+            _running.letters.append((subject, message, recipients))
+
+
+class _Socket(_StandIn):
+    @property
+    def error(self) -> Any:
+        """What Luigi takes for an answer of a mail server that it logs and forgets."""
+        return () if _running.loud else self.original.error
+
+
 def install() -> None:
     """Put the stand-ins in place; again is harmless."""
     if isinstance(luigi_scheduler.time, ModuleType):
@@ -76,14 +105,39 @@ def install() -> None:
         luigi_scheduler.notifications = _Notifications(luigi_scheduler.notifications)
     if isinstance(luigi_scheduler.json, ModuleType):
         luigi_scheduler.json = _Json(luigi_scheduler.json)
+    if isinstance(batch_notifier.send_email, FunctionType):
+        batch_notifier.send_email = _SendEmail(batch_notifier.send_email)
+    if isinstance(notifications.socket, ModuleType):
+        notifications.socket = _Socket(notifications.socket)
 
 
 @contextmanager
-def entered(tracker: Tracker, clock: Callable[[], float] | None) -> Iterator[None]:
-    """Run the rules inside: mail is deferred, and the time is `clock()` (seconds since the epoch), or the system's for None."""
-    before = _running.tracker, _running.clock
-    _running.tracker, _running.clock = tracker, clock
+def entered(tracker: Tracker, clock: Callable[[], float] | None, outbox: Outbox | None = None) -> Iterator[None]:
+    """Run the rules inside: mail goes into the outbox, or without one is deferred, and the time is `clock()` (seconds since the
+    epoch), or the system's for None."""
+    before = _running.tracker, _running.clock, _running.outbox
+    _running.tracker, _running.clock, _running.outbox = tracker, clock, outbox
     try:
         yield
     finally:
-        _running.tracker, _running.clock = before
+        _running.tracker, _running.clock, _running.outbox = before
+
+
+@contextmanager
+def captured() -> Iterator[list[Letter]]:
+    """What Luigi's notifier sends inside is in this list instead."""
+    _running.letters = []
+    try:
+        yield _running.letters
+    finally:
+        _running.letters = None
+
+
+@contextmanager
+def failing_loudly() -> Iterator[None]:
+    """What goes wrong with a mail server inside is raised. Luigi logs it, and its caller takes the mail for sent."""
+    _running.loud = True
+    try:
+        yield
+    finally:
+        _running.loud = False

@@ -28,10 +28,9 @@ RowId = tuple[str, Key]
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What happens outside once a change is durable (I5). It holds values, not live objects. `slow`: it may block."""
+    """What happens outside once a change is durable (I5). It holds values, not live objects."""
 
     run: Callable[[], object]
-    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,9 @@ class Tracker:
         before = self.touched.pop((table, key), set())
         self.touched[table, key] = before.union(members)
 
-    def defer(self, run: Callable[[], object], *, slow: bool = False) -> None:
+    def defer(self, run: Callable[[], object]) -> None:
         """Run `run()` once the change is durable; never, if it is undone."""
-        self.effects.append(Effect(run, slow))
+        self.effects.append(Effect(run))
 
     def mark_stale(self, task_id: str) -> None:
         """The index entry of a task is out of date because of another's."""
