@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -377,16 +376,3 @@ def test_a_replica_that_was_taken_for_gone_enters_again(monkeypatch: pytest.Monk
             await until(lambda: service._graph.is_present(service._replica.name))
 
     run(scenario)
-
-
-def test_mail_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "MAIL_SECONDS", 0.05)
-    released = threading.Event()
-
-    async def scenario() -> None:
-        async with running(Gate(Database())) as service:
-            service._mail.run(released.wait)
-            service._mail.run(released.wait)
-
-    run(scenario)
-    released.set()

@@ -73,7 +73,7 @@ class Outcome:
     delay: float = 0.0
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(slots=True)
 class Counts:
     """What this replica has seen of mail since it started. `refused`: the outbox was full."""
 
