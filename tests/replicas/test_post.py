@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from luigi import configuration
 from luigi import scheduler as luigi_scheduler
-from mailserver import ADDRESS, MailServer
 from test_service import Gate, ask, run, running, until
 
 from luigi_spanner import mail as mails
@@ -23,6 +22,7 @@ from luigi_spanner.graph.outbox import Outbox
 from luigi_spanner.service import Service
 from luigi_spanner.stores.location import open_store
 from luigi_spanner.stores.memory import Database
+from mailserver import ADDRESS, MailServer
 
 # Luigi leaves its connections to the mail server to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -12,6 +12,10 @@ Liveness = dict[str, tuple[float, float | None]]
 """`last_active` and `last_get_work` by worker, as one replica knows them. This is soft state: the judge is told of it."""
 
 
+CLOCKS = 3.0
+"""Seconds by which clocks may be apart, and some more for the way."""
+
+
 class Violation(Exception):
     """A promise is broken. `oracle` names which."""
 
@@ -98,4 +102,5 @@ class Record:
     journal: list[Landed] = field(default_factory=list)
     received: dict[tuple[str, str], float] = field(default_factory=dict)
     effects: list[tuple[Any, ...]] = field(default_factory=list)
+    mailed: set[int] = field(default_factory=set)
     events: list[str] = field(default_factory=list)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Callable
 from typing import Any
 
-from chronicle import Attempt, Landed, Ran, Record, Request, Violation
+from chronicle import CLOCKS, Attempt, Landed, Ran, Record, Request, Violation
 from luigi.task_status import RUNNING
 from plans import Plan
 from simulated_store import SimulatedStore, Slot
@@ -18,9 +19,11 @@ from luigi_spanner import service
 from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import Call, CallError
 from luigi_spanner.graph.graph import Graph
+from luigi_spanner.graph.outbox import Mail
 from luigi_spanner.graph.tracker import Effect
 from luigi_spanner.history.memory import MemorySource
 from luigi_spanner.journal import Entry, decode
+from luigi_spanner.mail import Undeliverable
 from luigi_spanner.stores import Closed, InvalidStore, StoreError
 from luigi_spanner.stores.memory import Database
 
@@ -29,6 +32,12 @@ RESTART_SECONDS = 1.0
 
 NETWORK_SECONDS = 0.02
 """Longest way between a client and a replica."""
+
+MAIL_SECONDS = 0.5
+"""How long a mail server takes at most."""
+
+MAIL_REFUSED = 0.2
+"""How many of the mails it refuses."""
 
 
 class Node(Process):
@@ -51,6 +60,7 @@ class Node(Process):
         cluster = self.cluster
         ids = cluster.ids_of(self)
         self.store = SimulatedStore(cluster, self, random.Random(f"store {cluster.plan.seed} {self.name}"))
+        self._dice = random.Random(f"mail {cluster.plan.seed} {self.name}")
         self.service = service.Service(
             self.store,
             "default",
@@ -59,6 +69,8 @@ class Node(Process):
             clock=lambda: cluster.true_time() + self.slot.skew + self.slot.set_by,
             ticks=cluster.loop.time,
             source=MemorySource(cluster.database, "default"),
+            send=self._send,
+            dice=self._dice.random,
         )
         self._watch()
         try:
@@ -88,7 +100,6 @@ class Node(Process):
         witness = NodesWitness(self)
         graph._task_history = witness
         graph._state._metrics_collector = witness
-        replica._release_slow = lambda run: run()
         run, submit, fail, release = replica._run, replica.submit, replica.fail, replica._release
 
         def noted_run(batch: list[Waiting]) -> Any:
@@ -151,6 +162,22 @@ class Node(Process):
                 )
                 self.cluster.fail(Violation("f", f"{self.name}: {what}"), by=self)
 
+    async def _send(self, mail: Mail) -> None:
+        """Ask a mail server to take a mail. It takes its time, and not everything."""
+        cluster = self.cluster
+        cluster.tell(self.name, f"sends mail {mail.ordinal}, try {mail.tries}")
+        for other, until in cluster.sending.get(mail.ordinal, {}).items():
+            if other is not self and not other.dead and cluster.true_time() < until - CLOCKS:
+                cluster.fail(Violation("g", f"{self.name} and {other.name} send mail {mail.ordinal} at the same time"), by=self)
+        cluster.sending.setdefault(mail.ordinal, {})[self] = mail.due_at
+        try:
+            await asyncio.sleep(MAIL_SECONDS * self._dice.random())
+            if self._dice.random() < MAIL_REFUSED:
+                raise Undeliverable("not now")
+            cluster.record.mailed.add(mail.ordinal)
+        finally:
+            del cluster.sending[mail.ordinal][self]
+
     async def serve(self, request: Request, hear: Callable[[], None], call: Call) -> None:
         """A request has come in; `hear()` is called when an answer leaves."""
         cluster = self.cluster
@@ -201,6 +228,7 @@ class Cluster:
         self.slots = [Slot(number, skew) for number, skew in enumerate(plan.skews)]
         self._ids = 0
         self._drafts: dict[str, Attempt | None] = {}
+        self.sending: dict[int, dict[Node, float]] = {}
 
     def true_time(self) -> float:
         """Seconds since the epoch."""

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from chronicle import Attempt, Landed, Ran, Record, Request, Violation
+from chronicle import CLOCKS, Attempt, Landed, Ran, Record, Request, Violation
 from luigi import scheduler as luigi_scheduler
 from luigi.task_status import BATCH_RUNNING, RUNNING, UNKNOWN
 from oracle import Oracle, Stock, Worker
@@ -16,13 +16,14 @@ from twins import Witness, _Ids, _normal
 
 from luigi_spanner.calls import BadRequest, RuleFailed
 from luigi_spanner.graph.history import HISTORY
+from luigi_spanner.graph.outbox import OUTBOX
 from luigi_spanner.journal import decode
 
-CLOCKS = 3.0
-"""Seconds by which clocks may be apart, and some more for the way."""
+Letter = tuple[str, str]
+"""Subject and message of a mail."""
 
 NAMES_TASKS = ("task_id", "task")
-SILENT = {"join", "leave", "beat", "flush_liveness", "follow", "configure"}
+SILENT = {"join", "leave", "beat", "flush_liveness", "follow", "configure", "take_mail"}
 """What replicas say to each other."""
 
 
@@ -69,9 +70,9 @@ class _State(StockState):
 
 
 class Judge:
-    """Plays the record on stock."""
+    """Plays the record on stock, which puts the mails that it sends into `mails`."""
 
-    def __init__(self, plan: Plan, config: Any, record: Record, uuids: _Ids) -> None:
+    def __init__(self, plan: Plan, config: Any, record: Record, uuids: _Ids, mails: list[Letter]) -> None:
         self._plan = plan
         self._record = record
         self._uuids = uuids
@@ -81,6 +82,8 @@ class Judge:
         self._oracle = Oracle(lambda: self._stock(config), self._about_to_play)
         self._effects: Counter[str] = Counter()
         self._due: Counter[str] = Counter()
+        self._mails = mails
+        self._queued: set[int] = set()
 
     def _stock(self, config: Any) -> Stock:
         stock = Stock(config, self._plan.limits, self._witness, self._witness)
@@ -111,14 +114,18 @@ class Judge:
                 for request_id, ran in attempt.calls.items():
                     if self._stands(request_id, attempt):
                         self._play(ran, None, attempt)
-            if landed is not None and landed.attempt is not None:
+            if landed is not None:
                 happened: list[tuple[str, str]] = []
-                for ran in landed.attempt.calls.values():
+                mails: list[Letter] = []
+                for ran in landed.attempt.calls.values() if landed.attempt is not None else ():
                     self._changes.clear()
-                    self._play(ran, landed, landed.attempt)
+                    mails += self._play(ran, landed, landed.attempt)
                     happened.extend(self._changes)
-                _check_history(landed, happened)
+                if landed.attempt is not None:
+                    _check_history(landed, happened)
+                self._check_mail(landed, mails)
         self._check_effects()
+        self._check_mailed()
 
     # What needs no stock
 
@@ -186,26 +193,29 @@ class Judge:
         answered = request is not None and (request.reply is not None or isinstance(request.error, (BadRequest, RuleFailed)))
         return answered and request is not None and request.attempt is attempt and not request.told_nothing
 
-    def _play(self, ran: Ran, landed: Landed | None, attempt: Attempt) -> None:
+    def _play(self, ran: Ran, landed: Landed | None, attempt: Attempt) -> list[Letter]:
+        """The mails that stock sends."""
         method, arguments = ran.method, "{}"
         request = self._record.requests.get(ran.request_id)
         if request is not None:
             arguments = json.dumps(request.arguments)
         elif method == "prune_if_due":
             if landed is None or ran.request_id not in landed.attempt.recorded:
-                return
+                return []
             method = "prune"
         elif method in SILENT:
-            return
+            return []
         self._check_workers(ran)
         before, workers = self._running(), set(self._oracle.scheduler._state._active_workers)
         number = len(self._played)
         self._played.append(ran)
+        self._mails.clear()
         try:
             expected: str | None = self._oracle.call(ran.clock, number, method, arguments)
         except Exception:  # A rule may raise anything: ours must raise too.
             expected = None
             self._witness.take()
+            self._mails.clear()
         else:
             effects = list(map(repr, self._witness.take()))
             self._effects.update(effects)
@@ -219,6 +229,9 @@ class Judge:
         for worker in sorted(workers.difference(self._oracle.scheduler._state._active_workers)):
             if landed is not None:
                 self._check_dead(worker, f"{worker} is pruned by {request or ran.method} in entry {landed.entry.seq}", landed)
+        if self._mails and landed is None:
+            raise Violation("g", f"{request or ran.method} changes nothing, and stock mails {self._mails}")
+        return list(self._mails)
 
     def _check_workers(self, ran: Ran) -> None:
         workers = list(self._oracle.scheduler._state._active_workers)
@@ -274,6 +287,23 @@ class Judge:
                 break
         if signs:
             raise Violation("e", f"{what}, and it was alive {landed.at - signs[0]:.1f} s before")
+
+    def _check_mail(self, landed: Landed, mails: list[Letter]) -> None:
+        """An entry queues just the mails of its calls."""
+        records = [record for records in decode(landed.entry.changes) for record in records]
+        written = [(key[0], row) for table, key, row, *_ in records if table == OUTBOX and row is not None]
+        queued = [(row["subject"], row["message"]) for _, row in written if not row["tries"]]
+        if queued != mails:
+            raise Violation("g", f"entry {landed.entry.seq} queues {queued}, and stock mails {mails}")
+        self._queued.update(ordinal for ordinal, row in written if not row["tries"])
+        if foundlings := {ordinal for ordinal, _ in written} - self._queued:
+            raise Violation("g", f"entry {landed.entry.seq} claims mail that no entry has queued: {foundlings}")
+
+    def _check_mailed(self) -> None:
+        if missing := self._queued - self._record.mailed:
+            raise Violation("g", f"mail of what was committed that was never sent: {missing}")
+        if more := self._record.mailed - self._queued:
+            raise Violation("g", f"mail of nothing that was committed was sent: {more}")
 
     def _check_effects(self) -> None:
         released = Counter(map(repr, self._record.effects))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
@@ -13,10 +13,12 @@ from luigi_spanner.graph.containers import OwnedDict, Table
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.history import HISTORY, History
 from luigi_spanner.graph.ledger import Ledger
+from luigi_spanner.graph.outbox import OUTBOX, Outbox, Outcome
 from luigi_spanner.graph.pending import Pending
 from luigi_spanner.graph.rows import Resources
 from luigi_spanner.graph.state import StatusTasks
 from luigi_spanner.journal_client import Fate, JournalClient, LostTrack
+from luigi_spanner.mail import Postman, Undeliverable
 from luigi_spanner.replica import Replica
 from luigi_spanner.service import Service
 from luigi_spanner.stores import Committed, Conflict, StoreError
@@ -29,6 +31,7 @@ _take_turn = Replica._take_turn
 _undo = Replica._undo
 _run_one = batch._run_one
 _row = Ledger.row
+_put = Table.put
 
 
 async def reply_before_commit(self: Replica, ran: Any, losses: int, missed: int) -> Any:
@@ -178,6 +181,26 @@ def history_is_not_flushed(self: Ledger, row_id: Any) -> Any:
     return replace(_row(self, row_id), body=None) if row_id[0] == HISTORY else _row(self, row_id)
 
 
+async def refusals_are_ignored(self: Postman, mail: Any) -> Any:
+    """A mail that the server does not take counts as sent."""
+    with suppress(Undeliverable):
+        await self._send(mail)
+    return Outcome(ordinal=mail.ordinal, tries=mail.tries)
+
+
+def every_mail_may_be_claimed(self: Outbox, replica: str, now: float) -> Any:
+    return sorted(self._rows)
+
+
+def mail_outlives_its_cause(self: Table, key: Any, row: Any) -> None:
+    """A mail stays in the outbox when the call is undone that has written it."""
+    if self.name != OUTBOX:
+        _put(self, key, row)
+    elif self.get(key) != row:
+        self._tracker.touch_whole(self.name, key)
+        dict.__setitem__(self, key, row)
+
+
 _never = property(lambda self: False)
 
 Patch = tuple[Any, str, Any]
@@ -232,6 +255,10 @@ MUTATIONS: dict[str, Mutation] = {
     "the machine's clock is the rules'": _of(service, "SteadyClock", clock_of_the_machine, "clock is set", timed=True),
     "what happened is told twice": _of(History, "put", history_is_told_twice, replicas=1),
     "what happened is not written": _of(Ledger, "row", history_is_not_flushed, replicas=1),
+    "mail is lost": _of(Outbox, "add", lambda self, *mail: None),
+    "mail outlives its cause": _of(Table, "put", mail_outlives_its_cause, replicas=3),
+    "refused mail counts as sent": _of(Postman, "_deliver", refusals_are_ignored),
+    "a claim keeps nobody from sending": _of(Outbox, "_claimable", every_mail_may_be_claimed, replicas=3),
     "resources without limits": _of(Resources, "get", resources_unlimited),
 }
 

@@ -16,7 +16,7 @@ from unittest import mock
 from chronicle import Record, Violation
 from clients import Client, Clients
 from cluster import Cluster, Node
-from judge import Judge
+from judge import Judge, Letter
 from luigi import notifications
 from luigi import scheduler as luigi_scheduler
 from luigi.task_history import NopHistory
@@ -33,6 +33,16 @@ from luigi_spanner.stores.memory import MemoryStore
 BOUND = 30.0
 """Seconds within which every call is answered once nothing fails any more: what is left of a commit's deadline and of turns, a
 restart, and a service that enters the namespace."""
+
+MAILED = 120.0
+"""Seconds within which all mail is sent once nothing fails any more: a claim that expires, and servers that refuse some."""
+
+MAIL: dict[str, float] = {
+    "luigi_spanner.graph.outbox.LEASE_SECONDS": 10.0,
+    "luigi_spanner.mail.FIRST_RETRY_SECONDS": 1.0,
+    "luigi_spanner.mail.LONGEST_RETRY_SECONDS": 4.0,
+}
+"""The product's times, short enough for a run."""
 
 CALMING = 20.0
 """Seconds after the last fault for what is under way to end: the longest hold of a call, and requests that were sent."""
@@ -66,10 +76,11 @@ def run(plan: Plan) -> Run:
     uuids = _Ids()
     config = luigi_scheduler.scheduler(**plan.rules)
     loop = VirtualLoop(random.Random(f"loop {plan.seed}"))
-    with _surroundings(plan, config, uuids):
+    mails: list[Letter] = []
+    with _surroundings(plan, config, uuids, mails):
         cluster = Cluster(plan, loop, uuids)
         try:
-            violation = _play(cluster) or _judged(cluster, config, uuids)
+            violation = _play(cluster) or _judged(cluster, config, uuids, mails)
         finally:
             cluster.over = True
             _bury(cluster, loop)
@@ -94,9 +105,9 @@ def _play(cluster: Cluster) -> Violation | None:
     return cluster.violation
 
 
-def _judged(cluster: Cluster, config: Any, uuids: _Ids) -> Violation | None:
+def _judged(cluster: Cluster, config: Any, uuids: _Ids, mails: list[Letter]) -> Violation | None:
     try:
-        Judge(cluster.plan, config, cluster.record, uuids).judge()
+        Judge(cluster.plan, config, cluster.record, uuids, mails).judge()
     except Violation as violation:
         return violation
     return None
@@ -114,6 +125,7 @@ async def _story(cluster: Cluster) -> None:
     await asyncio.sleep(CALMING)
     clients.end()
     await _all_answer(cluster, clients)
+    await _all_is_mailed(cluster)
     await _all_agree(cluster)
 
 
@@ -165,6 +177,15 @@ async def _all_answer(cluster: Cluster, clients: Clients) -> None:
             return
         await asyncio.sleep(1.0)
     raise Violation("h", "clients still wait for answers when all is well")
+
+
+async def _all_is_mailed(cluster: Cluster) -> None:
+    """Nothing waits in the outbox. Raises Violation."""
+    for _ in range(int(MAILED)):
+        if not any(len(slot.node.graph.outbox) for slot in cluster.slots if slot.node is not None):
+            return
+        await asyncio.sleep(1.0)
+    raise Violation("h", "mail still waits when all is well")
 
 
 async def _all_agree(cluster: Cluster) -> None:
@@ -231,7 +252,7 @@ def _hard_loaded(cluster: Cluster, like: Node) -> dict[str, Any]:
 
 
 @contextmanager
-def _surroundings(plan: Plan, config: Any, uuids: _Ids) -> Iterator[None]:
+def _surroundings(plan: Plan, config: Any, uuids: _Ids, mails: list[Letter]) -> Iterator[None]:
     """What the product sees of its process and machine, and its bounds, for one run."""
     with ExitStack() as patches:
         enter = patches.enter_context
@@ -239,7 +260,8 @@ def _surroundings(plan: Plan, config: Any, uuids: _Ids) -> Iterator[None]:
         enter(mock.patch.object(OwnedSet, "__iter__", lambda self: iter(sorted(set(self))), create=True))
         enter(mock.patch.object(luigi_scheduler, "uuid", uuids))
         enter(mock.patch.object(luigi_scheduler, "BatchNotifier", Mailer))
-        enter(mock.patch.object(notifications, "send_error_email", lambda *args, **kwargs: None))
+        enter(mock.patch.object(notifications, "send_error_email", lambda *mail: mails.append(mail)))
+        enter(mock.patch.object(notifications, "_email_recipients", lambda others: ["ops@example.org"]))
         enter(mock.patch.object(luigi_scheduler, "scheduler", lambda: config))
         enter(mock.patch.object(service, "configured_limits", lambda: dict(plan.limits)))
         enter(mock.patch.object(service, "socket", types.SimpleNamespace(gethostname=lambda: "machine")))
@@ -247,7 +269,7 @@ def _surroundings(plan: Plan, config: Any, uuids: _Ids) -> Iterator[None]:
         enter(mock.patch.object(service, "_alive", lambda pid: _is_alive(pid)))
         # Listings are made by a thread, in real time: here they take the way of every call.
         enter(mock.patch.object(service, "LISTINGS", (), create=True))
-        for name, value in plan.constants.items():
+        for name, value in {**MAIL, **plan.constants}.items():
             enter(mock.patch(name, value))
         if "luigi_spanner.replica.READ_LIMIT" in plan.constants:
             enter(mock.patch("luigi_spanner.stores.memory.READ_LIMIT", plan.constants["luigi_spanner.replica.READ_LIMIT"]))

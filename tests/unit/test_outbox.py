@@ -181,9 +181,7 @@ def test_what_failed_is_tried_again_later_and_others_are_not_held_up(clock: Cloc
     assert rows(graph)[0]["by"] == "b"
 
 
-def test_after_a_day_it_is_given_up_and_the_log_says_so(
-    clock: Clock, settings: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_after_a_day_it_is_given_up_and_the_log_says_so(clock: Clock, settings: Any, caplog: pytest.LogCaptureFixture) -> None:
     graph = graph_of(clock)
     fail(graph, "A")
     fail(graph, "B")
