@@ -1,4 +1,4 @@
-"""Replicas and a real mail server: mail is sent once, by whoever lives, and neither a call nor the end of a process waits for it."""
+"""Replicas and a real mail server: mail is sent once, by whoever lives, and neither a call nor a process's end waits for it."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import pytest
 from luigi import configuration
 from luigi.batch_notifier import BatchNotifier
 
+from luigi_spanner.graph import notifier as notifiers
 from luigi_spanner.graph import outbox as outboxes
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.outbox import GIVE_UP_SECONDS, LEASE_SECONDS, MESSAGE_CHARS, Mail, Outcome
@@ -268,6 +269,18 @@ def test_batched_failures_become_the_mails_that_luigi_would_send(clock: Clock, s
     assert [(row["subject"], row["message"], row["recipients"]) for row in rows(graph)] == expected
     call(graph, "prune")
     assert len(rows(graph)) == 3
+
+
+def test_very_many_failures_are_mailed_early(clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifiers, "MOST_FAILURES", 3)
+    graph = graph_of(clock, batch_emails=True, retry_count=10)
+    for count in range(3):
+        call(graph, "prune")
+        assert len(graph._state.emails) == count
+        fail(graph, f"t{count}")
+    call(graph, "prune")
+    assert not graph._state.emails
+    assert [row["subject"] for row in rows(graph)] == ["Luigi: 3 failures in the last 60 minutes"]
 
 
 def test_failures_that_cannot_be_worded_do_not_fail_every_prune(
