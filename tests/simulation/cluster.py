@@ -33,7 +33,7 @@ RESTART_SECONDS = 1.0
 NETWORK_SECONDS = 0.02
 """Longest way between a client and a replica."""
 
-MAIL_SECONDS = 0.5
+MAIL_SECONDS = 2.0
 """How long a mail server takes at most."""
 
 MAIL_REFUSED = 0.2
