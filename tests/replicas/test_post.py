@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +31,8 @@ from mailserver import ADDRESS, MailServer
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 OPS = "ops@example.org"
+
+STORES = ["memory", "sqlite", pytest.param("spanner", marks=pytest.mark.emulator)]
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_a_mail_is_sent_as_luigi_is_configured(server: MailServer) -> None:
     assert mail.text.startswith("A failed 1 times")
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite", pytest.param("spanner", marks=pytest.mark.emulator)])
+@pytest.mark.parametrize("kind", STORES)
 def test_three_replicas_send_each_mail_once(server: MailServer, kind: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(f"{kind}_url")
 
@@ -189,14 +193,17 @@ def test_no_server_at_all(server: MailServer, options: Callable[..., None]) -> N
         run(scenario)
 
 
-def test_a_server_that_hangs_delays_no_call_and_not_the_end(server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", STORES)
+def test_a_server_that_hangs_delays_no_call_and_not_the_end(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch, kind: str, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setattr(services, "MAIL_SECONDS", 0.1)
     monkeypatch.setattr(outboxes, "LEASE_SECONDS", 60.0)
-    database = Database()
+    url = request.getfixturevalue(f"{kind}_url")
     server.hang("DATA")
 
     async def scenario() -> None:
-        async with running(Gate(database)) as service:
+        async with running(await open_store(url, "default"), hold=5) as service:
             await fail(service, "A")
             await fail(service, "B")
             await asyncio.to_thread(server.wait_until, connected=1)
@@ -207,7 +214,7 @@ def test_a_server_that_hangs_delays_no_call_and_not_the_end(server: MailServer, 
             began = time.monotonic()
         assert time.monotonic() - began < 2.0
         # All of them are still there, and the first is claimed.
-        async with running(Gate(database)) as service:
+        async with running(await open_store(url, "default"), hold=5) as service:
             rows = [row for _, row in sorted(service._graph._state.outbox.items())]
             assert [row["tries"] for row in rows] == [1] + [0] * 21
             assert server.connected == 1
@@ -286,6 +293,39 @@ def test_batched_mails_are_sent_once_and_outlive_who_has_seen_the_failures(
         (("me@example.org",), "[test] Luigi: Your tasks have 1 failure, 1 disable in the last 60 minutes"),
         ((OPS,), "[test] Luigi: 1 failure, 1 disable in the last 60 minutes"),
     ]
+
+
+@pytest.mark.parametrize("method", ["ses", "sns", "sendgrid"])
+def test_luigi_s_other_ways(options: Callable[..., None], monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """With stand-ins for the services' libraries, which fail once."""
+    options("email", method=method, format="html")
+    options("sendgrid", apikey="secret")
+    asked: list[tuple[Any, ...]] = []
+
+    def ask_service(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        asked.append((args, kwargs))
+        if len(asked) == 1:
+            raise ValueError("the service is busy")
+        return {"MessageId": "1", "ResponseMetadata": {"RequestId": "1", "HTTPStatusCode": 200}}
+
+    client = SimpleNamespace(send_raw_email=ask_service, publish=ask_service, send=ask_service)
+    client.Topic = lambda name: client
+    mail = SimpleNamespace(add_content=lambda *args: None)
+    boto3 = SimpleNamespace(client=lambda name: client, resource=lambda name: client)
+    monkeypatch.setitem(sys.modules, "boto3", boto3)
+    monkeypatch.setitem(
+        sys.modules, "sendgrid", SimpleNamespace(SendGridAPIClient=lambda key: client, Mail=lambda **kwargs: mail)
+    )
+
+    async def scenario() -> None:
+        async with running(Gate(Database())) as service:
+            await fail(service, "A")
+            await until(lambda: outbox(service).counts.sent == 1 and not len(outbox(service)))
+            assert outbox(service).counts == outboxes.Counts(queued=1, sent=1, failed=1)
+
+    run(scenario)
+    assert len(asked) == 2
+    assert asked[0] == asked[1] or method == "ses"  # The one has a boundary that is drawn.
 
 
 def test_a_store_that_is_away_keeps_what_was_sent_from_being_sent_again(server: MailServer) -> None:
