@@ -188,7 +188,8 @@ class Judge:
     def _stands(self, request_id: str, attempt: Attempt) -> bool:
         """Whether a client was answered from this attempt, or would have been, had it waited."""
         request = self._record.requests.get(request_id)
-        if attempt.settled and request is not None and request.reply is None and request.error is not None:
+        if attempt.settled and request is not None and request.reply is None:
+            # Also if its replica died in the moment between: its effects have been released.
             return True
         answered = request is not None and (request.reply is not None or isinstance(request.error, (BadRequest, RuleFailed)))
         return answered and request is not None and request.attempt is attempt and not request.told_nothing
