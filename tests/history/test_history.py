@@ -7,8 +7,9 @@ import functools
 import itertools
 import json
 import math
+import sqlite3
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from luigi_spanner.history import Change, History, Wanted
 from luigi_spanner.history.places import source_of
 from luigi_spanner.service import Service
 from luigi_spanner.stores.memory import MemoryStore
+from luigi_spanner.verify import verify
 
 DAY = 86_400.0
 
@@ -243,6 +245,33 @@ def test_old_rows_are_deleted(tmp_path: Path, keep: float) -> None:
             assert await latest(service) == ()
 
     run(scenario())
+
+
+def test_verify_compares_the_table_with_the_journal(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/luigi.db"
+
+    async def scenario() -> None:
+        async with serving(url) as service:
+            for number in range(3):
+                await add(service, f"t{number}")
+            await flushed(service)
+
+    run(scenario())
+    assert verify(url, "default").clean
+    with closing(sqlite3.connect(tmp_path / "luigi.db", isolation_level=None)) as database:
+        (kept,) = database.execute("SELECT body FROM history WHERE task_id = 't1'").fetchone()
+        for statement, values in (
+            ("DELETE FROM history WHERE task_id = 't1'", ()),
+            ("UPDATE history SET body = ? WHERE task_id = 't2'", (kept,)),
+            ("DELETE FROM history", ()),
+        ):
+            with closing(sqlite3.connect(":memory:")) as backup:
+                database.backup(backup)
+                database.execute(statement, values)
+                (difference,) = verify(url, "default").differences
+                assert difference.startswith("history ")
+                backup.backup(database)
+        assert verify(url, "default").clean
 
 
 def test_nothing_is_written_down_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
