@@ -234,4 +234,4 @@ def forget_batches(patch: pytest.MonkeyPatch) -> None:
 def test_the_check_finds_faults(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fault(monkeypatch)
     with pytest.raises(AssertionError):
-        explore("faults", 400)
+        explore("faults 6", 400)
