@@ -32,7 +32,9 @@ def test_every_argument_of_this_luigi_is_in_the_tables() -> None:
 def test_the_tables_name_nothing_that_luigi_has_not() -> None:
     arguments = {argument for method in METHODS.values() for argument in method.checks}
     assert set(validate.ARGUMENTS) <= arguments
-    assert {(name, argument) for name, method in METHODS.items() for argument in method.checks} >= set(validate.EXCEPTIONS)
+    assert {(name, argument) for name, method in validate.served().items() for argument in method.checks} >= set(
+        validate.EXCEPTIONS
+    )
     assert set(validate.ALSO_REQUIRED) | set(validate.COLLECTED) <= set(METHODS)
 
 

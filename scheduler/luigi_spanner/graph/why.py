@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ASKED = 8
 """For how many workers the task's turn is looked at: each costs about what `get_work` does."""
 
-ASKED_OF_ROOT = 2
+ASKED_OF_ROOT = 1
 """The same for a dependency that is ready."""
 
 ROOTS = 10

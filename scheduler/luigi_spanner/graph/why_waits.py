@@ -11,10 +11,10 @@ from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING
 if TYPE_CHECKING:
     from luigi_spanner.graph.state import State
 
-LOOKED_AT = 2000
+LOOKED_AT = 1000
 """How many unfinished dependencies the walk takes in, nearest first: some milliseconds of work."""
 
-EXAMINED = 50_000
+EXAMINED = 20_000
 """How many dependencies, finished ones included, it looks at to find them: some milliseconds, too."""
 
 PATH = 20
@@ -69,35 +69,34 @@ class _Walk:
 
     def _walk(self) -> None:
         queue = deque([self._start])
-        while queue and not self.waits.more:
+        while queue:
             task_id = queue.popleft()
             unfinished = self._waiting[task_id] = self._unfinished(task_id)
-            if self._examined > EXAMINED:
-                self.waits.more = True
-            elif not unfinished and task_id != self._start:
+            if not self._waits(task_id) and task_id != self._start:
                 self.waits.roots.append(self._root(task_id))
             for dependency in unfinished:
                 if dependency in self._above:
                     continue
                 if len(self._above) > LOOKED_AT:
+                    # What is known by now may be roots: they are still looked at.
                     self.waits.more = True
                     break
                 self._above[dependency] = task_id
                 queue.append(dependency)
-        # What was found and not gone into may be told of: that it is unfinished is known.
-        self.waits.roots += [self._root(task_id) for task_id in queue if self._status(task_id) != PENDING]
+
+    def _waits(self, task_id: str) -> int:
+        """For how many a task waits, if it is PENDING: what is FAILED, runs or is gone holds others up by itself."""
+        return self._index.unfinished.get(task_id, 0) if self._status(task_id) == PENDING else 0
 
     def _unfinished(self, task_id: str) -> list[str]:
-        """What a task waits for, if it is PENDING: what is FAILED, runs or is gone holds others up by itself."""
-        entry, count = self._index.entries.get(task_id), self._index.unfinished.get(task_id, 0)
-        found: list[str] = []
-        if entry is None or entry.status != PENDING:
-            return found
-        for dependency in entry.deps:
+        """What a task waits for, as far as that may be looked at."""
+        count, found = self._waits(task_id), list[str]()
+        for dependency in self._index.entries[task_id].deps if count else ():
             if len(found) == count:
                 break
             self._examined += 1
-            if self._examined > EXAMINED:
+            if self._examined > EXAMINED or len(found) > LOOKED_AT:
+                self.waits.more = True
                 break
             if self._status(dependency) != DONE:
                 found.append(dependency)
