@@ -350,7 +350,24 @@ def test_until_when_a_task_is_disabled_and_why() -> None:
     doing(Stage.add, Stage.fail, Stage.fail)(stage)
     reason = stage.reasons()["disabled"]
     assert (reason["since"], reason["until"], reason["retry_at"]) == (1000.0, 1060.0, 1080.0)
-    assert "retry_count is 2 within 100 seconds" in reason["sentence"]
+    assert reason["by"] == "failures"
+    assert "retry_count is 2 within 2 minutes" in reason["sentence"]
+
+
+def test_a_task_that_failed_for_too_long() -> None:
+    stage = Stage(retry_count=99, disable_hard_timeout=50, disable_window=1000)
+    doing(Stage.add, Stage.fail, lambda s: s.after(60), Stage.fail)(stage)
+    assert stage.reasons()["disabled"]["by"] == "failures"
+    assert "disable_hard_timeout is 50 seconds" in stage.reasons()["disabled"]["sentence"]
+
+
+def test_a_task_that_was_disabled_by_hand() -> None:
+    """As `cancel_task` does: it stays so whoever adds it."""
+    stage = Stage()
+    doing(Stage.add, lambda s: s.add(status="DISABLED"))(stage)
+    assert stage.reasons()["disabled"]["by"] == "worker"
+    stage.world.graph._state._tasks["T"].scheduler_disable_time = stage.clock.time
+    assert stage.reasons()["disabled"]["by"] == "hand"
 
 
 def test_who_has_a_resource_and_how_much() -> None:

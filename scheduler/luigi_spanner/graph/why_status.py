@@ -104,23 +104,34 @@ def _disabled(graph: Graph, task: Task, now: float) -> list[Reason]:
     since = task.scheduler_disable_time
     if since is None:
         sentence = f"A worker reported it DISABLED at {moment(task.updated, now)}: it stays so until a worker adds it again."
-        return [Reason(code="disabled", sentence=sentence, details={"since": task.updated, "until": None, "retry_at": None})]
+        details = {"since": task.updated, "until": None, "retry_at": None, "by": "worker"}
+        return [Reason(code="disabled", sentence=sentence, details=details)]
     until, delay = since + graph._config.disable_persist, graph._config.retry_delay
-    then = f"tried again {duration(delay)} later" if delay >= 0 else "not tried again by itself"
-    sentence = (
-        f"The scheduler disabled it at {moment(since, now)} because its retries are exhausted{_policy(task)}: it stays so until "
-        f"{moment(until, now)}, and is then FAILED and {then}."
+    exhausted = _exhausted(task, since)
+    what = (
+        f"Its retries were exhausted at {moment(since, now)} ({exhausted})"
+        if exhausted
+        else (f"It was disabled by hand at {moment(since, now)}")
     )
-    details = {"since": since, "until": until, "retry_at": until + delay if delay >= 0 else None}
+    then = f"tried again {duration(delay)} later" if delay >= 0 else "not tried again by itself"
+    details = {
+        "since": since,
+        "until": until,
+        "retry_at": until + delay if delay >= 0 else None,
+        "by": "failures" if exhausted else "hand",
+    }
+    sentence = f"{what}: it is DISABLED until {moment(until, now)}, and is then FAILED and {then}."
     return [Reason(code="disabled", sentence=sentence, details=details)]
 
 
-def _policy(task: Task) -> str:
-    """The limits that its failures may have reached."""
+def _exhausted(task: Task, at: float) -> str:
+    """Which limit the task's failures had reached when it was disabled; empty if none."""
     count, hard, window = task.retry_policy
-    limits = [f"retry_count is {count} within {duration(window)}"] if count < ENDLESS else []
-    limits += [f"disable_hard_timeout is {duration(hard)}"] if hard < ENDLESS else []
-    return f" ({', '.join(limits)})" if limits else ""
+    if sum(failure >= at - window for failure in task.failures) >= count:
+        return f"retry_count is {count} within {duration(window)}"
+    if task.first_failure_time is not None and at >= task.first_failure_time + hard:
+        return f"disable_hard_timeout is {duration(hard)}"
+    return ""
 
 
 def _unknown(graph: Graph, task: Task, now: float) -> list[Reason]:

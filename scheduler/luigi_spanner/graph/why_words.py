@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
     """A length of time in the largest unit of which there are two."""
     for size, unit in _UNITS:
         if seconds >= _TWO * size:
-            return f"{int(seconds // size)} {unit}s"
+            return f"{round(seconds / size)} {unit}s"
     return "1 second" if seconds >= 1 else "0 seconds"
 
 
