@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from worlds import Clock, World, picture
 
-from luigi_spanner.calls import UnknownTask
+from luigi_spanner.batch import Waiting
+from luigi_spanner.calls import Call, UnknownTask
 from luigi_spanner.graph import why_turn, why_waits
 from luigi_spanner.stores.memory import Database, MemoryStore
 
@@ -351,7 +352,7 @@ def test_until_when_a_task_is_disabled_and_why() -> None:
     reason = stage.reasons()["disabled"]
     assert (reason["since"], reason["until"], reason["retry_at"]) == (1000.0, 1060.0, 1080.0)
     assert reason["by"] == "failures"
-    assert "retry_count is 2 within 2 minutes" in reason["sentence"]
+    assert "retry_count is 2 within 100 seconds" in reason["sentence"]
 
 
 def test_a_task_that_failed_for_too_long() -> None:
@@ -366,7 +367,11 @@ def test_a_task_that_was_disabled_by_hand() -> None:
     stage = Stage()
     doing(Stage.add, lambda s: s.add(status="DISABLED"))(stage)
     assert stage.reasons()["disabled"]["by"] == "worker"
-    stage.world.graph._state._tasks["T"].scheduler_disable_time = stage.clock.time
+
+    def cancel() -> None:
+        stage.world.graph._state._tasks["T"].scheduler_disable_time = stage.clock.time
+
+    stage.world.settle(Waiting(Call(request_id="c", method="cancel"), cancel))
     assert stage.reasons()["disabled"]["by"] == "hand"
 
 
@@ -500,10 +505,11 @@ def test_dependencies_that_are_done_are_not_looked_through_for_ever(monkeypatch:
     stage = Stage()
     for number in range(200):
         stage.done(f"A{number}")
-    stage.add(deps=[f"A{number}" for number in range(200)] + ["B"])
+    stage.add(deps=[*(f"A{number}" for number in range(200)), *(f"B{number}" for number in range(10))])
     answer = stage.why()
     assert not answer["runnable"]
-    assert "dependencies_left_out" in stage.reasons()
+    assert answer["reasons"][-1]["code"] == "dependencies_left_out"
+    assert "It waits for 10 tasks itself" in answer["reasons"][-1]["sentence"]
 
 
 def test_no_more_than_so_many_tasks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def why(graph: Graph, task_id: str, worker_id: str | None = None) -> dict[str, A
     answer = {
         "task_id": task_id,
         "status": task.status,
-        "summary": f"{task.status}: {reasons[0].sentence}{more}",
+        "summary": f"{reasons[0].sentence}{more}",
         "runnable": runnable,
         "reasons": [reason.as_json() for reason in reasons],
     }
@@ -113,11 +113,11 @@ class _Inquiry:
         told, found = min(len(waits.roots), ROOTS), len(waits.roots)
         if waits.more:
             sentence = (
-                f"It waits for more than {counted(waits.looked_at, 'task')}, directly or through others: no more than that were "
-                f"looked at, and {told} of what they wait for {'is' if told == 1 else 'are'} told."
+                f"It waits for {counted(waits.direct, 'task')} itself, and for others through them: {waits.looked_at} of all "
+                f"these were looked at, and {told} that hold{'s' if told == 1 else ''} it up {'is' if told == 1 else 'are'} told."
             )
         else:
-            sentence = f"It waits for {counted(found, 'root')} in all; {told} are told."
+            sentence = f"It waits for {counted(found, 'task')} that wait for no other; {told} of them are told."
         details = {"looked_at": waits.looked_at, "found": found, "told": told, "all_looked_at": not waits.more}
         return Reason(code="dependencies_left_out", sentence=sentence, details=details)
 
