@@ -420,6 +420,18 @@ def test_what_ranks_before_it() -> None:
     assert "after 3 tasks that rank before it, first A0" in reason["sentence"]
 
 
+def test_which_of_those_of_one_rank_comes_first() -> None:
+    """Luigi goes through a worker's own tasks in its own order if these are fewer than all that wait."""
+    stage = Stage()
+    for task_id in ("A1", "A0", "B"):
+        stage.add(task_id, "other", priority=1)
+    for task_id in ("A0", "A1"):
+        stage.add(task_id, priority=1)
+    stage.add()
+    assert stage.reasons(worker="w")["ready"]["first"] == "A0"
+    assert stage.work() == ["A0"]
+
+
 def test_a_worker_that_has_no_room_is_said_to_be_busy() -> None:
     stage = Stage()
     stage.call("add_worker", worker="w", info={"workers": 1})
@@ -442,6 +454,18 @@ def test_a_batch_that_it_would_be_handed_out_in() -> None:
     stage.add("combined", family="F", status="RUNNING", batch_id=stage.reasons()["batch_running"]["batch_id"])
     assert stage.reasons()["batch_running"]["runs_as"] == "combined"
     assert stage.reasons()["batch_running"]["batch_size"] == 2
+
+
+def test_a_task_that_nobody_may_run_goes_along_in_a_batch() -> None:
+    """As in Luigi: a worker whose tasks need resources batches whatever is like its own."""
+    stage = Stage()
+    stage.call("add_task_batcher", worker="w", task_family="F", batched_args=["day"])
+    alike: dict[str, Any] = {"family": "F", "batchable": True, "resources": {"r": 1}}
+    stage.add(params={"day": "1"}, runnable=False, **alike)
+    assert list(stage.reasons()) == ["not_runnable"]
+    stage.add("A", params={"day": "2"}, priority=1, **alike)
+    assert stage.why()["runnable"] and stage.reasons()["ready"]["batch"] == ["A", "T"]
+    assert stage.work() == ["A", "T"]
 
 
 def test_a_running_task_whose_worker_is_gone() -> None:

@@ -31,8 +31,8 @@ ASKED_OF_ROOT = 1
 ROOTS = 10
 """How many roots are told, of those that are ready with what holds them up."""
 
-NAMED_WORKERS = 10
-"""How many workers a reason names at most."""
+NAMED = 10
+"""How many workers or tasks a reason names at most."""
 
 
 class NoSuchTask(LookupError):
@@ -80,16 +80,14 @@ class _Inquiry:
             reasons.append(
                 Reason(code="paused", sentence="The scheduler is paused and gives nobody any work until it is unpaused.")
             )
-        candidates, reason = self._one() if self._worker_id is not None else self._candidates()
-        if reason is not None:
-            reasons.append(reason)
-        if waits.direct:
-            return False, [*reasons, *self._impossible()]
-        turns = [turn_of(self._graph, task, worker) for worker in candidates]
+        candidates, nobody = self._one() if self._worker_id is not None else self._candidates()
+        turns = [] if waits.direct else [turn_of(self._graph, task, worker) for worker in candidates]
         open_turns = [turn for turn in turns if turn.open]
         if open_turns and not reasons:
             return True, [self._ready(turn) for turn in sorted(open_turns, key=lambda turn: turn.before)]
-        return False, [*reasons, *(self._of_turns(turns) if turns else self._impossible())]
+        if nobody is not None:
+            reasons.append(nobody)
+        return False, [*reasons, *(self._of_turns(turns) if turns and nobody is None else self._impossible())]
 
     # Dependencies
 
@@ -102,7 +100,7 @@ class _Inquiry:
             yield self._left_out(waits)
 
     def _of_cycle(self, cycle: list[str]) -> Reason:
-        told = cycle[:NAMED_WORKERS]
+        told = cycle[:NAMED]
         between = ["others"] if len(cycle) > len(told) else []
         circle = ", which waits for ".join([*told, *between, cycle[0]])
         who = "It waits for itself" if self._task.id in cycle else "It waits for tasks that wait for each other"
@@ -127,7 +125,7 @@ class _Inquiry:
         if root.status == MISSING:
             return Reason(
                 code="missing_dependency",
-                sentence=f"It waits for {root.task_id}{through}, which no task is: it was removed, or nobody has added it.",
+                sentence=f"It waits for {root.task_id}{through}, and there is no such task: it was removed, or was never added.",
                 details=details,
             )
         task = self._state._tasks[root.task_id]
@@ -167,26 +165,22 @@ class _Inquiry:
         return [worker], None
 
     def _candidates(self) -> tuple[list[Worker], Reason | None]:
-        """Live workers that might be given the task, or why there are none."""
+        """Live workers that might be given the task, and if none of them may run it by itself why that is so."""
+        task, state = self._task, self._state
         able: list[Worker] = []
         silent: list[Worker] = []
-        for worker in self._able():
-            (silent if self._is_silent(worker) else able).append(worker)
-        if able:
-            return self._chosen(able), None
-        if silent:
-            return [], self._all_silent(silent)
-        return [], self._nobody()
-
-    def _able(self) -> Iterator[Worker]:
-        """Workers that have offered to run it, assistants, and those that batch tasks of its family."""
-        task, state = self._task, self._state
+        in_batches: list[Worker] = []
         for worker in state.get_active_workers():
             if worker.disabled or worker.leaving:
                 continue
-            batches = task.batchable and state.get_batcher(worker.id, task.family)[0]
-            if worker.id in task.workers or (task.runnable and worker.assistant) or batches:
-                yield worker
+            if worker.id in task.workers or (task.runnable and worker.assistant):
+                (silent if self._is_silent(worker) else able).append(worker)
+            elif task.batchable and state.get_batcher(worker.id, task.family)[0] and not self._is_silent(worker):
+                in_batches.append(worker)
+        candidates = [*self._chosen(able), *in_batches][: self._asked]
+        if able:
+            return candidates, None
+        return candidates, self._all_silent(silent) if silent else self._nobody()
 
     def _is_silent(self, worker: Worker) -> bool:
         return bool(worker.last_active + self._graph._config.worker_disconnect_delay < self._now)
@@ -200,7 +194,7 @@ class _Inquiry:
 
     def _all_silent(self, silent: list[Worker]) -> Reason:
         last = max(worker.last_active for worker in silent)
-        names = [worker.id for worker in silent[:NAMED_WORKERS]]
+        names = [worker.id for worker in silent[:NAMED]]
         return Reason(
             code="workers_silent",
             sentence=(
@@ -216,7 +210,7 @@ class _Inquiry:
             return Reason(
                 code="not_runnable",
                 sentence="No worker can run it: it has no run method, or is made outside of the pipeline, and is waited for.",
-                details={"stakeholders": sorted(task.stakeholders)[:NAMED_WORKERS]},
+                details={"stakeholders": sorted(task.stakeholders)[:NAMED]},
             )
         holding = (self._state.find_worker(worker_id) for worker_id in task.stakeholders)
         disabled = sorted(worker.id for worker in holding if worker is not None and worker.disabled)
@@ -226,7 +220,7 @@ class _Inquiry:
         return Reason(
             code="no_worker",
             sentence=f"No worker may run it, since those that could have gone{removed}.",
-            details={"stakeholders": sorted(task.stakeholders)[:NAMED_WORKERS], "remove_at": task.remove},
+            details={"stakeholders": sorted(task.stakeholders)[:NAMED], "remove_at": task.remove},
         )
 
     # Turns
@@ -261,7 +255,7 @@ class _Inquiry:
             sentence += f" after {counted(turn.before, 'task', turn.more)} that {ranks} before it, first {turn.first}"
             details["first"] = turn.first
         if turn.batch:
-            details |= {"batch": list(turn.batch[:NAMED_WORKERS]), "batch_size": len(turn.batch)}
+            details |= {"batch": list(turn.batch[:NAMED]), "batch_size": len(turn.batch)}
             sentence = (
                 f"Nothing holds it: {turn.worker} gets it with {turn.batch[0]} in a batch of {counted(len(turn.batch), 'task')}"
             )
@@ -279,7 +273,7 @@ def _disabled(names: list[str]) -> Reason:
     return Reason(
         code="worker_disabled",
         sentence=f"{listed(names)} {what} given no work until the process ends and another is started.",
-        details={"workers": names[:NAMED_WORKERS]},
+        details={"workers": names[:NAMED]},
     )
 
 

@@ -100,11 +100,11 @@ class _Turns(Selection):
 
     def turn(self) -> Turn:
         before = list(islice(self._before(), COUNTED + 1))
-        first = before[0] if before else None
+        first = self._first_of(before)
         holds = tuple(self._holds())
         choice = Choice()
         if first is not None:
-            choice = self._with_batch(self._state._tasks[first])
+            choice = self._with_batch(first)
         elif not holds:
             choice = self._with_batch(self._task)
         batch = tuple(task.id for task in choice.batch) if self._task in choice.batch and len(choice.batch) > 1 else ()
@@ -114,15 +114,21 @@ class _Turns(Selection):
             holds=() if batch else holds,
             before=min(len(before), COUNTED),
             more=len(before) > COUNTED,
-            first=first,
+            first=None if first is None else first.id,
             batch=batch,
         )
 
     # What the worker would get first
 
     def _before(self) -> Iterator[str]:
-        """Ids of the tasks that rank before it and that the worker would be given; the first is the one that it would get now."""
+        """Ids of the tasks that rank before it and that the worker would be given."""
         return self._own_before() if self._trivial else self._others_before()
+
+    def _first_of(self, before: list[str]) -> Task | None:
+        """The one of these that the worker would get now. Among its own of one rank the first is not the first that is found."""
+        if not before:
+            return None
+        return self._first_own() if self._trivial else self._state._tasks[before[0]]
 
     def _own_before(self) -> Iterator[str]:
         queue = self._ready.queues.get(self._id)
