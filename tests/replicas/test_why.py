@@ -339,6 +339,19 @@ def test_when_a_failed_task_is_tried_again() -> None:
     )
 
 
+def test_a_retry_without_a_worker_is_said_to_be_none() -> None:
+    stage = Stage()
+    doing(Stage.add, Stage.fail)(stage)
+    assert list(stage.reasons()) == ["failed"]
+    stage.clock.time += 31
+    stage.call("prune")
+    stage.add(runnable=False, status="FAILED")
+    assert list(stage.reasons()) == ["disabled", "no_worker"]
+    stage.add("Top", deps=["T"])
+    (reason,) = stage.why("Top")["reasons"]
+    assert [inner["code"] for inner in reason["reasons"]] == ["disabled", "no_worker"]
+
+
 def test_a_task_that_is_not_tried_again() -> None:
     stage = Stage(retry_delay=-1.0)
     doing(Stage.add, Stage.fail)(stage)

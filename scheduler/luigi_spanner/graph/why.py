@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from luigi.task_status import PENDING
+from luigi.task_status import DISABLED, FAILED, PENDING
 
 from luigi_spanner.graph.ready import needs_of
 from luigi_spanner.graph.why_status import of_status
@@ -33,6 +33,10 @@ ROOTS = 10
 
 NAMED = 10
 """How many workers or tasks a reason names at most."""
+
+
+_WAITING = (PENDING, FAILED, DISABLED)
+"""Statuses of tasks that a worker is to run some time; for want of one they never do, whatever their retries."""
 
 
 class NoSuchTask(LookupError):
@@ -74,14 +78,15 @@ class _Inquiry:
         task = self._task
         waits = waits_of(self._state, task.id)
         reasons = [*of_status(self._graph, task), *self._of_waits(waits)]
-        if task.status != PENDING:
+        if task.status not in _WAITING:
             return False, reasons
         if self._graph._paused:
             reasons.append(
                 Reason(code="paused", sentence="The scheduler is paused and gives nobody any work until it is unpaused.")
             )
         candidates, nobody = self._one() if self._worker_id is not None else self._candidates()
-        turns = [] if waits.direct else [turn_of(self._graph, task, worker) for worker in candidates]
+        ready = task.status == PENDING and not waits.direct
+        turns = [turn_of(self._graph, task, worker) for worker in candidates] if ready else []
         open_turns = [turn for turn in turns if turn.open]
         if open_turns and not reasons:
             return True, [self._ready(turn) for turn in sorted(open_turns, key=lambda turn: turn.before)]
@@ -129,17 +134,12 @@ class _Inquiry:
                 details=details,
             )
         task = self._state._tasks[root.task_id]
-        runnable, reasons = _Inquiry(self._graph, task, None, ASKED_OF_ROOT).of_root()
+        runnable, reasons = _Inquiry(self._graph, task, None, ASKED_OF_ROOT).answer()
         return Reason(
             code="dependency",
             sentence=f"It waits for {root.task_id}{through}: {_of_another(reasons[0].sentence)}",
             details={**details, "runnable": runnable, "reasons": [reason.as_json() for reason in reasons]},
         )
-
-    def of_root(self) -> tuple[bool, list[Reason]]:
-        """The answer for a task that waits for no other, whatever its status."""
-        reasons = of_status(self._graph, self._task)
-        return (False, reasons) if reasons else self.answer()
 
     def _impossible(self) -> Iterator[Reason]:
         """What the task will never have, whatever becomes of others."""
