@@ -209,7 +209,7 @@ class _Inquiry:
         if not task.runnable:
             return Reason(
                 code="not_runnable",
-                sentence="No worker can run it: it has no run method, or is made outside of the pipeline, and is waited for.",
+                sentence="No worker has offered to run it: it is external, and its output comes from outside of the pipeline.",
                 details={"stakeholders": sorted(task.stakeholders)[:NAMED]},
             )
         holding = (self._state.find_worker(worker_id) for worker_id in task.stakeholders)
