@@ -9,11 +9,12 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any
 
-from luigi_spanner.calls import BadRequest, Call, CallError, RuleFailed, StoreDown, TooLarge
+from luigi_spanner.calls import BadRequest, Call, CallError, RuleFailed, StoreDown, TooLarge, UnknownTask
 from luigi_spanner.graph.graph import Graph, RulesMismatch
 from luigi_spanner.graph.ledger import Ledger, Sealed, Unstorable
 from luigi_spanner.graph.state import NoSuchBatch
 from luigi_spanner.graph.tracker import RowId, Savepoint
+from luigi_spanner.graph.why import NoSuchTask
 from luigi_spanner.journal import CallRecord, Entry, Row, compact, encode, pack
 from luigi_spanner.stores import COMMIT_BYTES, COMMIT_ROWS
 
@@ -150,6 +151,8 @@ def _as_call_error(call: Call, error: Exception) -> CallError:
         return TooLarge(str(error))
     if isinstance(error, (NoSuchBatch, RulesMismatch)):
         return BadRequest(str(error))
+    if isinstance(error, NoSuchTask):
+        return UnknownTask(str(error))
     failed = RuleFailed(f"the scheduler failed on {call.method}; the log has request {call.request_id}")
     failed.__cause__ = error
     return failed

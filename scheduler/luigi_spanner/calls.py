@@ -5,6 +5,7 @@ Errors::
     CallError
     ├── BadRequest      400  the arguments can never be accepted; nothing changed
     ├── UnknownMethod   404  Luigi has no such method
+    ├── UnknownTask     404  there is no task of that id; nothing changed
     ├── TooLarge        413  more than the server or the store can hold; nothing changed
     ├── RuleFailed      500  a rule of the scheduler raised; the call was undone
     └── StoreDown       503  the outcome is unknown: the store did not answer in time
@@ -75,6 +76,11 @@ class BadRequest(CallError):
 class UnknownMethod(CallError):
     status = 404
     code = "unknown_method"
+
+
+class UnknownTask(CallError):
+    status = 404
+    code = "unknown_task"
 
 
 class TooLarge(CallError):

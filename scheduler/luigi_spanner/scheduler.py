@@ -17,6 +17,7 @@ from luigi_spanner.calls import Call, Status, UnknownMethod
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import Entry, Row
+from luigi_spanner.methods import OURS, is_remote
 from luigi_spanner.replica import Replica
 from luigi_spanner.service import metrics_of
 from luigi_spanner.stores import Closed, Outcome, Snapshot, Store
@@ -106,7 +107,7 @@ class Scheduler(Graph):
 
     async def call(self, call: Call) -> bytes:
         """The reply's value as JSON, for a server in this process. Raises CallError."""
-        if call.method not in RPC_METHODS or not hasattr(self, call.method):
+        if not is_remote(call.method) or not hasattr(self, call.method):
             raise UnknownMethod(f"there is no method {call.method!r}")
         return bytes(self._settle(Waiting(call, getattr(super(), call.method))))
 
@@ -195,7 +196,7 @@ def _durable(name: str) -> Callable[..., Any]:
     return durable
 
 
-for _name in RPC_METHODS:
+for _name in (*RPC_METHODS, *sorted(OURS)):
     # Whatever Luigi calls an RPC method is one, also in a later Luigi.
     setattr(Scheduler, _name, _durable(_name))
 

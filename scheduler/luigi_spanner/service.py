@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 from luigi import scheduler as luigi_scheduler
-from luigi.scheduler import RPC_METHODS
 from luigi.task_history import NopHistory
 from luigi.task_status import PENDING
 
@@ -33,6 +32,7 @@ from luigi_spanner.history.places import source_of
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread, Postman
+from luigi_spanner.methods import is_remote
 from luigi_spanner.readers import Readers
 from luigi_spanner.replica import Limits, Replica
 from luigi_spanner.steady import SteadyClock, machine_ticks
@@ -177,7 +177,7 @@ class Service:
 
     async def call(self, call: Call) -> bytes:
         """The reply's value as JSON, once it is durable. Raises CallError."""
-        if call.method not in RPC_METHODS or not hasattr(self._graph, call.method):
+        if not is_remote(call.method) or not hasattr(self._graph, call.method):
             raise UnknownMethod(f"there is no method {call.method!r}")
         if self._replica.failure is not None:
             raise StoreDown(self._replica.failure)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import luigi.scheduler
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +19,10 @@ from luigi_spanner.server import checks
 from luigi_spanner.server.answers import ANSWERS
 from luigi_spanner.server.checks import Check
 from luigi_spanner.server.openapi import describe
-from luigi_spanner.server.validate import methods
+from luigi_spanner.server.validate import served
 from luigi_spanner.service import Service
 
-METHODS = methods(luigi.scheduler.Scheduler, luigi.scheduler.RPC_METHODS)
+METHODS = served()
 DESCRIPTION = describe(METHODS)
 
 

@@ -87,6 +87,7 @@ def test_the_runs_with_parameters(history: Client) -> None:
 
 def test_one_run(history: Client) -> None:
     text = page(history, "/history/by_task_id/F_1")
+    assert 'href="/why/F_1"' in text
     assert "KeyError: &#x27;x&#x27;" in text or "KeyError: &#39;x&#39;" in text
     for status in ("PENDING", "RUNNING", "FAILED"):
         assert status in text

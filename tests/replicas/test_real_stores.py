@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from luigi.scheduler import RPC_METHODS
 
 from emulator import Emulator
 from luigi_spanner import verify
-from luigi_spanner.calls import Call
+from luigi_spanner.calls import Call, UnknownTask
+from luigi_spanner.methods import is_remote
 from luigi_spanner.service import Service
 from proxy import Proxy
 
@@ -35,7 +35,7 @@ async def running(url: str, **options: Any) -> AsyncIterator[Service]:
 
 
 async def ask(service: Service, method: str, **arguments: Any) -> Any:
-    assert method in RPC_METHODS
+    assert is_remote(method)
     return json.loads(await service.call(Call(request_id="request", method=method, arguments=arguments)))
 
 
@@ -70,6 +70,25 @@ def test_three_busy_replicas_lose_and_double_nothing(url: str, rng: random.Rando
     assert sorted(taken) == sorted(f"w{worker}-{number}" for worker in range(6) for number in range(8))
     report = verify.verify(url, "default")
     assert report.clean and report.replayed, report.lines()
+
+
+def test_why_knows_what_another_replica_has_just_done(url: str) -> None:
+    async def scenario() -> None:
+        async with running(url) as one, running(url) as two:
+            with pytest.raises(UnknownTask):
+                await ask(two, "why", task_id="t")
+            await ask(one, "add_task", worker="w", task_id="t")
+            assert (await ask(two, "why", task_id="t"))["runnable"]
+            await ask(one, "pause")
+            assert (await ask(two, "why", task_id="t"))["reasons"][0]["code"] == "paused"
+            await ask(one, "unpause")
+            head = one._graph.ledger.applied
+            assert (await ask(two, "why", task_id="t", worker="w"))["runnable"]
+            assert (await ask(one, "get_work", worker="w", host="h"))["task_id"] == "t"
+            assert one._graph.ledger.applied == head + 1, "asking why wrote nothing"
+            assert (await ask(two, "why", task_id="t"))["reasons"][0]["worker"] == "w"
+
+    run(scenario)
 
 
 FAULTS: dict[str, Callable[[Proxy], None]] = {

@@ -45,6 +45,7 @@ VALUES = {
     "max_body_bytes": "4096",
     "rules_mismatch": "warn",
     "journal_keep": "7",
+    "history_days": "14",
 }
 
 

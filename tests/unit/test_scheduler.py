@@ -16,6 +16,7 @@ import pytest
 
 import luigi_spanner
 from luigi_spanner import verify
+from luigi_spanner.graph.why import NoSuchTask
 from luigi_spanner.stores import Closed, InvalidStore
 
 
@@ -180,6 +181,16 @@ def test_a_method_of_a_later_luigi_is_durable_too(monkeypatch: pytest.MonkeyPatc
     """Which methods are RPC methods is Luigi's to say."""
     durable = {name for name in luigi.scheduler.RPC_METHODS if name in vars(luigi_spanner.Scheduler)}
     assert durable == set(luigi.scheduler.RPC_METHODS)
+
+
+def test_why_a_task_is_not_running_may_be_asked_in_a_process() -> None:
+    first = luigi_spanner.Scheduler(store="memory://why")
+    second = luigi_spanner.Scheduler(store="memory://why")
+    first.add_task(worker="w", task_id="t", deps=["d"])
+    assert second.why("t")["reasons"][0]["task_id"] == "d"
+    assert second.why(task_id="d", worker="w")["status"] == "UNKNOWN"
+    with pytest.raises(NoSuchTask):
+        second.why("u")
 
 
 def test_state_does_not_follow_what_the_caller_does_with_arguments_and_replies() -> None:

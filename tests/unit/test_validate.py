@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spanner.calls import BadRequest, UnknownMethod
+from luigi_spanner.graph.graph import Graph
+from luigi_spanner.methods import OURS, Ours
 from luigi_spanner.server import checks, validate
 
 METHODS = validate.methods(luigi.scheduler.Scheduler, luigi.scheduler.RPC_METHODS)
@@ -32,8 +34,16 @@ def test_every_argument_of_this_luigi_is_in_the_tables() -> None:
 def test_the_tables_name_nothing_that_luigi_has_not() -> None:
     arguments = {argument for method in METHODS.values() for argument in method.checks}
     assert set(validate.ARGUMENTS) <= arguments
-    assert {(name, argument) for name, method in METHODS.items() for argument in method.checks} >= set(validate.EXCEPTIONS)
+    assert {(name, argument) for name, method in validate.served().items() for argument in method.checks} >= set(
+        validate.EXCEPTIONS
+    )
     assert set(validate.ALSO_REQUIRED) | set(validate.COLLECTED) <= set(METHODS)
+
+
+def test_our_own_methods_are_the_graph_s() -> None:
+    assert set(validate.served()) == set(METHODS) | OURS
+    for name in OURS:
+        assert inspect.signature(getattr(Ours, name)) == inspect.signature(getattr(Graph, name))
 
 
 def test_luigi_s_own_defaults_pass() -> None:

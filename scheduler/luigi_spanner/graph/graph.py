@@ -25,6 +25,7 @@ from luigi_spanner.graph.selection import Asker, Choice, Selection
 from luigi_spanner.graph.state import State
 from luigi_spanner.graph.task import Proposal, Task
 from luigi_spanner.graph.tracker import Tracker
+from luigi_spanner.graph.why import why
 from luigi_spanner.graph.worker import Worker
 
 NO_MESSAGES = b'{"rpc_messages":[]}'
@@ -352,6 +353,13 @@ class Graph(luigi_scheduler.Scheduler):
             for task_id in dependencies:
                 proposal = self._make_task(task_id=task_id, status=UNKNOWN, deps=None, priority=priority)
                 self._state.get_task(task_id, setdefault=proposal).stakeholders.add(worker)
+
+    def why(self, task_id: str, worker: str | None = None) -> dict[str, Any]:
+        """Why a task is not running, or why that worker does not get it. Raises NoSuchTask."""
+        if self._config.prune_on_get_work:
+            # So does the next get_work before it decides.
+            self.prune()
+        return why(self, task_id, worker)
 
     # What replicas say to each other through the state; run like any call
 

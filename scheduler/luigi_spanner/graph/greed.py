@@ -43,6 +43,7 @@ class Greed:
         self._runs = next(self._running, None)
         self._turns: list[_Turn] = []
         self._numbers = count()
+        self._turn: Rank | None = None
         self._done: set[Group] = set()
         self.held_up: list[tuple[Group, Need]] = []
 
@@ -83,7 +84,7 @@ class Greed:
             self._account_running(turns[0][0])
             if self._lacks(group):
                 return
-            _, _, take_turn = heappop(turns)
+            self._turn, _, take_turn = heappop(turns)
             take_turn()
         self._account_running(until)
 
@@ -123,7 +124,7 @@ class Greed:
         # Another of its workers may have had the group meanwhile.
         if group not in self._done:
             self._done.add(group)
-            if self._reserve(group):
+            if self._reserve(group) is not None:
                 members = self._index.ready.members(group)
                 next(members)
                 self._wait_for_next(group, members)
@@ -141,7 +142,7 @@ class Greed:
             self._wait(rank, partial(self._give_next, group, members))
 
     def _give_next(self, group: Group, members: Iterator[Rank]) -> None:
-        if self._reserve(group):
+        if self._reserve(group) is not None:
             self._wait_for_next(group, members)
 
     def _account_running(self, before: Rank) -> None:
@@ -155,10 +156,10 @@ class Greed:
                     taken[name] = taken.get(name, 0) + amount
             self._runs = next(self._running, None)
 
-    def _reserve(self, group: Group) -> bool:
-        """Give a task of the group to the first of its workers that has a slot left, if it has what it needs."""
+    def _reserve(self, group: Group) -> str | None:
+        """Give a task of the group to the first of its workers that has a slot left, if it has what it needs. Returns whom."""
         if self._lacks(group):
-            return False
+            return None
         slots, taken = self._slots, self._taken
         workers = (*group.workers, self._asker.worker.id) if self._asker.assistant else group.workers
         for worker_id in workers:
@@ -166,5 +167,5 @@ class Greed:
                 slots[worker_id] -= 1
                 for name, amount in group.needs:
                     taken[name] = taken.get(name, 0) + amount
-                return True
-        return False
+                return worker_id
+        return None

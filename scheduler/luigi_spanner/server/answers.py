@@ -100,6 +100,7 @@ _WORKER = _object(
     }
 )
 _RESOURCE = _object({"name": _TEXT, "num_total": _NUMBER, "num_used": _NUMBER}, num_consumer=_COUNT, running=_TASKS)
+_REASONS = _list(_object({"code": _TEXT, "sentence": _TEXT}))
 _TASK_STATUS = _object({"task_id": _TEXT_OR_NULL, "status": {"enum": [*sorted(STATUSES), None]}})
 
 ANSWERS: Mapping[str, Answer] = {
@@ -162,5 +163,11 @@ ANSWERS: Mapping[str, Answer] = {
     "unpause": Answer(summary="Give work again", schema=_NULL),
     "update_resource": Answer(summary="Limit a resource; false if the amount is none", schema=_YES_OR_NO),
     "update_resources": Answer(summary="Limit resources", schema=_NULL),
+    "why": Answer(
+        summary="Why a task is not running, or why a worker does not get it",
+        schema=_object(
+            {"task_id": _TEXT, "status": _STATUS, "summary": _TEXT, "runnable": _YES_OR_NO, "reasons": _REASONS}, worker_id=_TEXT
+        ),
+    ),
     "worker_list": Answer(summary="Workers and what they run", schema=_list(_WORKER)),
 }

@@ -12,10 +12,12 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 
 import tornado.httputil
 
 from luigi_spanner.calls import ANONYMOUS, BadRequest, Call, CallError, Principal, RuleFailed, Scheduling, StoreDown
+from luigi_spanner.methods import OURS
 from luigi_spanner.server.door import Door
 from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import Methods, find, parse
@@ -122,6 +124,21 @@ def payload_of(query: str, headers: Mapping[str, str], body: bytes) -> str:
         return found.decode()
     except UnicodeDecodeError:
         raise BadRequest("The arguments are not UTF-8.") from None
+
+
+def plain_payload(name: str, query: str) -> str:
+    """The arguments of one of our methods as people type them, each a parameter of the query, the last of a name; empty for other
+    methods. Raises BadRequest."""
+    if name not in OURS or not query:
+        return ""
+    if _BROKEN_ESCAPE.search(query.encode("latin-1")):
+        raise BadRequest("The arguments hold a broken percent escape.")
+    try:
+        return json.dumps(dict(parse_qsl(query.encode("latin-1").decode(), keep_blank_values=True, errors="strict")))
+    except UnicodeDecodeError:
+        raise BadRequest("The arguments are not UTF-8.") from None
+    except ValueError as error:
+        raise BadRequest(f"The query cannot be read: {error}.") from None
 
 
 def _in_body(headers: Mapping[str, str], body: bytes) -> bytes | None:

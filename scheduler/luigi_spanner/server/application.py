@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 
 import luigi
-import luigi.scheduler
 import tornado.escape
 import tornado.web
 from tornado.log import access_log
@@ -30,7 +29,8 @@ from luigi_spanner.server.handlers import (
 )
 from luigi_spanner.server.openapi import describe
 from luigi_spanner.server.room import Room
-from luigi_spanner.server.validate import methods
+from luigi_spanner.server.validate import served
+from luigi_spanner.server.why import WhyHandler
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Largest body of a call, unless configured. Far above what workers send, far below an entry's limit in every store."""
@@ -58,7 +58,7 @@ def app(
     """
     service = Service(
         scheduling=scheduling,
-        methods=methods(luigi.scheduler.Scheduler, luigi.scheduler.RPC_METHODS),
+        methods=served(),
         max_body_bytes=max_body_bytes,
         ids=ids,
         door=door or Door(),
@@ -71,6 +71,7 @@ def app(
             (r"/", RootHandler),
             *history_pages.routes(service),
             (re.escape(DESCRIPTION), DescriptionHandler, {"description": description}),
+            (r"/why(?:/(.*))?", WhyHandler, given),
             (r"/metrics", MetricsHandler, given),
             (r"/healthz", HealthHandler, given),
             (r"/readyz", ReadyHandler, given),

@@ -18,7 +18,18 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 from tornado.iostream import StreamClosedError
 
 from luigi_spanner.calls import Call, CallError, StoreDown, TooLarge
-from luigi_spanner.server.api import Reply, Service, accept, answer, failure, identify, payload_of, refusal, wording
+from luigi_spanner.server.api import (
+    Reply,
+    Service,
+    accept,
+    answer,
+    failure,
+    identify,
+    payload_of,
+    plain_payload,
+    refusal,
+    wording,
+)
 from luigi_spanner.server.cors import preflight_headers, reply_headers
 from luigi_spanner.server.representation import LONG_BYTES, Wanted, represent
 
@@ -222,7 +233,8 @@ class Exchange(HTTPMessageDelegate):
         return self._accept(name, query, body)
 
     def _accept(self, name: str, query: str, body: bytes) -> Call:
-        return accept(self._service.methods, name, payload_of(query, self._headers, body), request_id=self._request_id)
+        payload = payload_of(query, self._headers, body) or plain_payload(name, query)
+        return accept(self._service.methods, name, payload, request_id=self._request_id)
 
     # The reply leaves
 

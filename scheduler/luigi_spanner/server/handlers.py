@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os.path
 from typing import Any
 
 import tornado.web
@@ -10,6 +11,7 @@ import tornado.web
 from luigi_spanner._version import __version__
 from luigi_spanner.server.api import JSON_TYPE, Service, is_over
 from luigi_spanner.server.cors import reply_headers
+from luigi_spanner.server.visualiser import PAGE, with_links
 from luigi_spanner.stores import StoreError
 
 READY_SECONDS = 5.0
@@ -27,7 +29,19 @@ class RootHandler(tornado.web.RequestHandler):
 
 
 class StaticHandler(tornado.web.StaticFileHandler):
-    """`/static/...`: the visualiser's files, out of the installed luigi package."""
+    """`/static/...`: the visualiser's files, out of the installed luigi package, its page with links to `/why`."""
+
+    async def get(self, path: str, include_body: bool = True) -> None:
+        absolute_path = os.path.join(self.root, PAGE)
+        if self.parse_url_path(path) != PAGE or not os.path.isfile(absolute_path):
+            return await super().get(path, include_body)
+        with open(absolute_path, "rb") as page:
+            self.finish(with_links(page.read()))
+        return None
+
+    def compute_etag(self) -> str | None:
+        # A file's is of its content on disk.
+        return super().compute_etag() if hasattr(self, "absolute_path") else tornado.web.RequestHandler.compute_etag(self)
 
     def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
         try:

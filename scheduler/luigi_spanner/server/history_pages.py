@@ -42,7 +42,7 @@ class HistoryPage(tornado.web.RequestHandler):
         return TEMPLATES
 
     def get_template_namespace(self) -> dict[str, Any]:
-        own = {"quote": lambda text: quote(text, safe=""), "moment": moment, "length": length, "round": round}
+        own = {"quote": lambda text: quote(text, safe=""), "moment": moment, "length": length, "round": round, "up": ""}
         return {**super().get_template_namespace(), **own}
 
     async def get(self, *path: str) -> None:

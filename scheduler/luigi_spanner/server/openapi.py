@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from luigi_spanner._version import __version__
+from luigi_spanner.methods import OURS
 from luigi_spanner.server.answers import ANSWERS, UNKNOWN
 from luigi_spanner.server.checks import Check, Schema, identifier
 from luigi_spanner.server.exchange import LISTINGS
@@ -19,7 +20,8 @@ FORM = "application/x-www-form-urlencoded"
 ABOUT = f"""\
 The remote calls of Luigi's central scheduler. Each takes its arguments as one JSON object in the form field `data`, in the body
 or in the query, and answers `{{"response": ...}}`. GET and POST do the same: a GET may change things, too. A body may also be a
-`multipart/form-data` form.
+`multipart/form-data` form. The methods that are not Luigi's ({", ".join(sorted(OURS))}) take arguments that are texts as plain
+parameters of the query, too: `?task_id=...`.
 
 JSON is as Python writes it: `Infinity`, `-Infinity` and `NaN` may stand bare where an argument says so, and in answers.
 Arguments nest at most {MAX_DEPTH} levels deep. Long ones belong in the body: the head of a request has at most 64 KiB.
@@ -45,6 +47,7 @@ _ERROR: Schema = {
 
 _FAULTS = {
     "400": "The arguments can never be accepted; nothing has changed.",
+    "404": "There is no such task; nothing has changed.",
     "413": "The body, or what would have to be stored, is too large; nothing has changed.",
     "500": "A bug; nothing has changed, and the log has the request id.",
     "503": "The store did not answer in time, or the replica is shutting down: the outcome is unknown.",
@@ -118,7 +121,11 @@ def _responses(method: Method) -> dict[str, Any]:
     reply = {"type": "object", "required": ["response"], "properties": {"response": ANSWERS.get(method.name, UNKNOWN).schema}}
     return {
         "200": {"description": "The answer, once it is durable.", "content": {"application/json": {"schema": reply}}},
-        **{status: {"$ref": f"#/components/responses/Error{status}"} for status in _FAULTS},
+        **{
+            status: {"$ref": f"#/components/responses/Error{status}"}
+            for status in _FAULTS
+            if status != "404" or method.name in OURS
+        },
     }
 
 

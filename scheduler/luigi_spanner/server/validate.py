@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import luigi.scheduler
+
 from luigi_spanner.calls import BadRequest, UnknownMethod
+from luigi_spanner.methods import OURS, Ours
 from luigi_spanner.server.checks import (
     Check,
     amount,
@@ -97,6 +100,7 @@ EXCEPTIONS: Mapping[tuple[str, str], Check] = {
     ("task_list", "status"): status_filter,
     # Luigi's rule looks at it itself, and answers false.
     ("update_resource", "amount"): anything,
+    ("why", "worker"): optional(identifier),
 }
 """Where one method differs from the rest."""
 
@@ -151,7 +155,12 @@ class Method:
 Methods = Mapping[str, Method]
 
 
-def methods(scheduler: type, names: Mapping[str, Any]) -> Methods:
+def served() -> Methods:
+    """All that is served: Luigi's methods, as the installed Luigi has them, and ours."""
+    return {**methods(luigi.scheduler.Scheduler, luigi.scheduler.RPC_METHODS), **methods(Ours, sorted(OURS))}
+
+
+def methods(scheduler: type, names: Iterable[str]) -> Methods:
     """What each of the remote methods `names` of the class `scheduler` takes, read from their signatures."""
     return {
         name: _method(name, getattr(scheduler, name)) for name in names if hasattr(scheduler, name) and name not in LOCAL_ONLY
