@@ -381,7 +381,8 @@ class Service:
 
     async def _expire(self, source: Source, now: float) -> None:
         """Delete some of what is older than it is kept; the next look comes soon if there is more."""
-        count = await asyncio.to_thread(source.expire, self._graph.now(), EXPIRED_AT_ONCE)
+        before = self._graph.now() - (self._graph._state.history.keep or math.inf)
+        count = await asyncio.to_thread(source.expire, before, EXPIRED_AT_ONCE)
         if count < EXPIRED_AT_ONCE:
             self._expired = now
 

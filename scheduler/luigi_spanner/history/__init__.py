@@ -51,22 +51,16 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """Which runs: all, or those of a task or of a family, whose last change is before the change `before` and not before the time
-    `since`. At most `limit`."""
+    """Which runs: all, or those of a task or of a family, whose last change is before the change `before`. At most `limit`."""
 
     task_id: str | None = None
     family: str | None = None
-    since: float | None = None
     before: int | None = None
     limit: int = 100
 
     def fits(self, change: Change) -> bool:
         """Whether the change is one of them, whatever `before` says."""
-        return (
-            self.task_id in (None, change.task_id)
-            and self.family in (None, change.family)
-            and (self.since is None or change.happened_at >= self.since)
-        )
+        return self.task_id in (None, change.task_id) and self.family in (None, change.family)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,9 +94,9 @@ class Source(Protocol):
         """The rows with ids from `first` to `last`, both included, as they were written."""
         ...
 
-    def expire(self, now: float, limit: int) -> int:
-        """Delete at most `limit` rows that have expired at `now`, in seconds since the epoch; how many were deleted. A database
-        that does so by itself deletes none here."""
+    def expire(self, before: float, limit: int) -> int:
+        """Look at the oldest `limit` rows, and delete what happened before that time; how many were deleted. A database that does
+        so by itself deletes none here."""
         ...
 
     def close(self) -> None:
@@ -139,23 +133,25 @@ class History:
         self._waiting = waiting
         self._follow = follow
 
-    async def latest(self, wanted: Wanted) -> Page:
-        """A page of runs."""
+    async def latest(self, wanted: Wanted, since: float | None = None) -> Page:
+        """A page of runs; with `since`, of those only that have changed after that time."""
         waiting = await self._look()
         newest = {change.run: change for change in waiting}
         # Runs that go on in memory are left out of what the table gives.
         more = Wanted(
             task_id=wanted.task_id,
             family=wanted.family,
-            since=wanted.since,
             before=wanted.before,
             limit=wanted.limit + min(len(newest), wanted.limit) + 1,
         )
         read = await self._read(lambda: self._source.latest(more))
         here = [change for change in newest.values() if wanted.fits(change) and _is_before(change, wanted.before)]
         merged = sorted([*here, *(change for change in read if change.run not in newest)], key=lambda change: -change.id)
-        shown = tuple(merged[: wanted.limit])
-        return Page(changes=shown, next=shown[-1].id if len(merged) > len(shown) else None)
+        shown = merged[: wanted.limit]
+        following = shown[-1].id if len(merged) > len(shown) else None
+        # Ids are in order of time. A database that looked for times would look at every row.
+        young = tuple(change for change in shown if since is None or change.happened_at >= since)
+        return Page(changes=young, next=following if len(young) == len(shown) else None)
 
     async def run(self, number: int) -> list[Change]:
         """All changes of the run that the change of that id belongs to, in order; none if there is no such change."""

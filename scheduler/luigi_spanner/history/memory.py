@@ -32,7 +32,7 @@ class MemorySource:
     def bodies(self, first: int, last: int) -> dict[int, bytes]:
         return {number: body for number, body in self._rows() if first <= number <= last}
 
-    def expire(self, now: float, limit: int) -> int:
+    def expire(self, before: float, limit: int) -> int:
         return 0
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from luigi_spanner.graph.history import moment
 from luigi_spanner.history import Change, Wanted, change_in
 from luigi_spanner.schema import history
 from luigi_spanner.stores import sqlite_file
@@ -49,8 +48,6 @@ class SqlSource:
         for column, value in ((history.c.task_id, wanted.task_id), (history.c.family, wanted.family)):
             if value is not None:
                 query = query.where(column == value)
-        if wanted.since is not None:
-            query = query.where(history.c.happened_at >= wanted.since)
         if wanted.before is not None:
             query = query.where(history.c.ordinal < wanted.before)
         return self._changes(query.order_by(history.c.ordinal.desc()).limit(wanted.limit))
@@ -72,16 +69,14 @@ class SqlSource:
         with self._connected() as connection:
             return {row.ordinal: self._body(row.body) for row in connection.execute(query)}
 
-    def expire(self, now: float, limit: int) -> int:
+    def expire(self, before: float, limit: int) -> int:
         if not self._expires:
             return 0
-        # As text, which is how rows are written; the oldest have the smallest ordinals.
-        expiry = sa.cast(history.c.expires_at, sa.String)
-        oldest = sa.select(history.c.ordinal).where(history.c.namespace == self._namespace, expiry < moment(now))
-        some = oldest.order_by(history.c.ordinal).limit(limit).scalar_subquery()
-        expired = history.c.ordinal.in_(some)
+        own = history.c.namespace == self._namespace
+        oldest = sa.select(history.c.ordinal).where(own).order_by(history.c.ordinal).limit(limit)
+        delete = sa.delete(history).where(own, history.c.ordinal.in_(oldest), history.c.happened_at < before)
         with self._connected() as connection:
-            return connection.execute(sa.delete(history).where(history.c.namespace == self._namespace, expired)).rowcount
+            return connection.execute(delete).rowcount
 
     def close(self) -> None:
         self._engine.dispose()

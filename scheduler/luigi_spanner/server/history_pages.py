@@ -120,7 +120,7 @@ class LatestRuns(HistoryPage):
 
     async def answer(self, history: History, *path: str) -> None:
         since = datetime.now(timezone.utc).timestamp() - DAY_SECONDS
-        page = await history.latest(self.wanted(since=since))
+        page = await history.latest(self.wanted(), since)
         self.show_runs(page, "history_runs.html", title="Runs of the last 24 hours")
 
 
