@@ -101,7 +101,7 @@ dist: venv  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Remove everything that these tasks made
-	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
+	rm -rf $(VENV) .venvs .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
 	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos fuzz lint format types matrix lock bench dist clean

@@ -8,8 +8,9 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from luigi_spanner.journal import Entry, Row
+from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.offset import Offset
-from luigi_spanner.stores import Committed, Refused, Snapshot, Store, Truncated, Unavailable, Unknown
+from luigi_spanner.stores import Committed, Outcome, Refused, Snapshot, Store, StoreError, Truncated, Unavailable, Unknown
 
 T = TypeVar("T")
 
@@ -49,16 +50,24 @@ class JournalClient:
     """Reads and commits. `clock()` gives seconds since the epoch, `sleep(s)` pauses.
 
     `contact` is when the last question was sent that the store has answered, `round_trip` how long a commit took, smoothed, in
-    seconds.
+    seconds, `head` the seq of the newest entry heard of.
     """
 
     def __init__(
-        self, store: Store, *, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], offset: Offset
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        offset: Offset,
+        meter: Meter,
     ) -> None:
         self._store = store
         self._clock = clock
         self._sleep = sleep
         self._offset = offset
+        self._meter = meter
+        self.head = 0
         self.contact = clock()
         self.round_trip = 0.0
 
@@ -67,6 +76,7 @@ class JournalClient:
         asked = self._clock()
         snapshot = await self._store.load()
         self.contact = asked
+        self.head = max(self.head, snapshot.seq)
         return snapshot
 
     async def commit(self, entry: Entry, rows: Sequence[Row]) -> list[Entry] | None:
@@ -79,10 +89,11 @@ class JournalClient:
         doubt = False
         while True:
             sent = self._clock()
-            outcome = await self._store.commit(entry.seq, entry, rows)
+            outcome = await self._attempt(entry, rows)
             match outcome:
                 case Committed(at=at):
                     self.contact = sent
+                    self.head = max(self.head, entry.seq)
                     received = self._clock()
                     self._offset.measure(at, sent, received)
                     self._note_round_trip(received - sent)
@@ -98,6 +109,16 @@ class JournalClient:
                 raise EntryRefused(outcome.reason)
             await self._sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
+
+    async def _attempt(self, entry: Entry, rows: Sequence[Row]) -> Outcome:
+        """One attempt to commit, timed."""
+        sent = self._clock()
+        outcome: Outcome | None = None
+        try:
+            outcome = await self._store.commit(entry.seq, entry, rows)
+            return outcome
+        finally:
+            self._meter.commit(outcome, self._clock() - sent)
 
     async def _fate(self, entry: Entry, doubt: bool) -> tuple[Fate, list[Entry]]:
         """What became of the entry, and what is there from its number on. `doubt`: an attempt may have landed."""
@@ -123,6 +144,8 @@ class JournalClient:
             asked = self._clock()
             entries = await self._store.read_after(seq)
             self.contact = asked
+            if entries:
+                self.head = max(self.head, entries[-1].seq)
             return entries
 
         return await self.insist(read)
@@ -133,7 +156,10 @@ class JournalClient:
         while True:
             try:
                 return await read()
-            except Unavailable as error:
+            except StoreError as error:
+                self._meter.store_error(error)
+                if not isinstance(error, Unavailable):
+                    raise
                 logger.warning("The store does not answer: %s", error)
                 await self._sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS[1])
