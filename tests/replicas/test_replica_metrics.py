@@ -36,7 +36,6 @@ class Metered:
             replica=self.world.replica,
             store="memory",
             clock=clock,
-            waiting=lambda: 0,
             resources=resources,
         )
 
