@@ -10,7 +10,7 @@ from typing import TypeVar
 from luigi_spanner.journal import Entry, Row
 from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.offset import Offset
-from luigi_spanner.stores import Committed, Outcome, Refused, Snapshot, Store, StoreError, Truncated, Unavailable, Unknown
+from luigi_spanner.stores import Committed, Refused, Snapshot, Store, StoreError, Truncated, Unavailable, Unknown
 
 T = TypeVar("T")
 
@@ -89,12 +89,17 @@ class JournalClient:
         doubt = False
         while True:
             sent = self._clock()
-            outcome = await self._attempt(entry, rows)
+            try:
+                outcome = await self._store.commit(entry.seq, entry, rows)
+            except BaseException:
+                self._meter.commit(None, self._clock() - sent)
+                raise
+            received = self._clock()
+            self._meter.commit(outcome, received - sent)
             match outcome:
                 case Committed(at=at):
                     self.contact = sent
                     self.head = max(self.head, entry.seq)
-                    received = self._clock()
                     self._offset.measure(at, sent, received)
                     self._note_round_trip(received - sent)
                     return None
@@ -109,16 +114,6 @@ class JournalClient:
                 raise EntryRefused(outcome.reason)
             await self._sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
-
-    async def _attempt(self, entry: Entry, rows: Sequence[Row]) -> Outcome:
-        """One attempt to commit, timed."""
-        sent = self._clock()
-        outcome: Outcome | None = None
-        try:
-            outcome = await self._store.commit(entry.seq, entry, rows)
-            return outcome
-        finally:
-            self._meter.commit(outcome, self._clock() - sent)
 
     async def _fate(self, entry: Entry, doubt: bool) -> tuple[Fate, list[Entry]]:
         """What became of the entry, and what is there from its number on. `doubt`: an attempt may have landed."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 
 from luigi_spanner.metrics import families
 from luigi_spanner.metrics.families import Family
+from luigi_spanner.metrics.histogram import Histogram
 from luigi_spanner.stores import (
     Closed,
     Committed,
@@ -45,29 +44,25 @@ _UNCLEAR: dict[type[Outcome], str] = {Unknown: "unknown", Refused: "refused"}
 
 
 class Meter:
-    """Counters and histograms of one replica, in a registry of its own. May be told from any thread."""
+    """Counters and histograms of one replica, in a registry of its own. Told from the event loop, but for `retried`."""
 
     def __init__(self, registry: CollectorRegistry, namespace: str) -> None:
         self._registry = registry
         self._namespace = namespace
-        self._call_seconds = self._histogram(families.CALL_SECONDS)
-        self._calls: dict[tuple[str, str], Histogram] = {}
-        self._batch_calls = self._histogram(families.BATCH_CALLS).labels(namespace)
-        self._batch_tries = self._histogram(families.BATCH_TRIES).labels(namespace)
+        self._calls = self._histogram(families.CALL_SECONDS)
+        self._batch_calls = self._histogram(families.BATCH_CALLS).series()
+        self._batch_tries = self._histogram(families.BATCH_TRIES).series()
         commits = self._histogram(families.COMMIT_SECONDS)
-        self._commits = {outcome: commits.labels(namespace, name) for outcome, name in _OUTCOMES.items()}
+        self._commits = {outcome: commits.series(name) for outcome, name in _OUTCOMES.items()}
         errors = self._counter(families.STORE_ERRORS)
         self._errors = {kind: errors.labels(namespace, name) for kind, name in (*_ERRORS.items(), *_UNCLEAR.items())}
         self._retries = self._counter(families.STORE_RETRIES)
         self._caught_up = self._counter(families.CATCH_UP_ENTRIES).labels(namespace)
-        self._lag = self._histogram(families.CATCH_UP_LAG).labels(namespace)
+        self._lag = self._histogram(families.CATCH_UP_LAG).series()
 
     def call(self, method: str, outcome: str, seconds: float) -> None:
         """A call has its reply. `method` is one that there is, or `other`; `outcome` as in `server.api.Reply`."""
-        known = self._calls.get((method, outcome))
-        if known is None:
-            known = self._calls[method, outcome] = self._call_seconds.labels(self._namespace, method, outcome)
-        known.observe(seconds)
+        self._calls.series(method, outcome).observe(seconds)
 
     def batch(self, calls: int, tries: int) -> None:
         """A batch of so many calls is durable after so many tries."""
@@ -86,7 +81,7 @@ class Meter:
         self._errors.get(type(error), self._errors[StoreError]).inc()
 
     def retried(self, kind: str) -> None:
-        """The store's driver has met a passing fault of that kind and tries again."""
+        """The store's driver has met a passing fault of that kind and tries again. From any thread."""
         self._retries.labels(self._namespace, kind).inc()
 
     def caught_up(self, entries: int, seconds: float) -> None:
@@ -95,11 +90,7 @@ class Meter:
         self._lag.observe(max(seconds, 0.0))
 
     def _counter(self, family: Family) -> Counter:
-        return Counter(family.name, family.help, _labels(family), registry=self._registry)
+        return Counter(family.name, family.help, ("namespace", *family.labels), registry=self._registry)
 
     def _histogram(self, family: Family) -> Histogram:
-        return Histogram(family.name, family.help, _labels(family), registry=self._registry, buckets=family.buckets)
-
-
-def _labels(family: Family) -> tuple[Any, ...]:
-    return ("namespace", *family.labels)
+        return Histogram(family, self._namespace, self._registry)

@@ -6,8 +6,7 @@ exception, text that cannot be encoded does not spoil the page, and a bound on t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from luigi.contrib.prometheus_metric import PrometheusMetricsCollector
 from luigi.metrics import MetricsCollectors
@@ -20,8 +19,7 @@ OTHER = "other"
 NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What the collector needs of a task at the time of a transition: its labels' values, and when it ran."""
 
     labels: tuple[str, ...]
