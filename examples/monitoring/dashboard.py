@@ -122,6 +122,8 @@ ROWS: dict[str, Sequence[Graph | Number]] = {
         Graph(title="Duration by method", queries=quantiles(CALLS, "method")[1:], unit="s"),
         Graph(title="Queued calls", queries=[of_replica("luigi_spanner_queued_calls")]),
         Graph(title="Effects pending", queries=[of_replica("luigi_spanner_effects_pending")]),
+        Graph(title="Mails a second by event", queries=[rate("luigi_spanner_mails_total", "event")], unit="ops"),
+        Graph(title="Mails in the outbox", queries=[of_namespace("luigi_spanner_mails_waiting")]),
     ],
     "Commits": [
         Graph(title="Attempts a second by outcome", queries=[rate(f"{COMMITS}_count", "outcome")], unit="ops"),
