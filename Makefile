@@ -95,13 +95,16 @@ bench: venv  ## Stock luigid and ours side by side; SUITE=quick|full ONLY= REPEA
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks --suite $(SUITE) $(if $(ONLY),--only "$(ONLY)") $(if $(REPEATS),--repeats $(REPEATS)) $(if $(SEED),--seed $(SEED)) $(if $(RESUME),--resume)
 
+dashboard: venv  ## Write examples/monitoring/dashboard.json from dashboard.py (Python 3.11 or newer)
+	$(BIN)/python examples/monitoring/dashboard.py > examples/monitoring/dashboard.json
+
 dist: venv  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m pip install --quiet "build>=1.2,<2"
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Remove everything that these tasks made
-	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
+	rm -rf $(VENV) .venvs .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
 	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos fuzz lint format types matrix lock bench dist clean
+.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos fuzz lint format types matrix lock bench dashboard dist clean

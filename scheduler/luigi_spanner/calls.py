@@ -136,8 +136,12 @@ class Scheduling(Protocol):
         """What has happened to tasks; None where that is not written down."""
         ...
 
-    def metrics(self) -> tuple[bytes, str] | None:
-        """What Luigi's metrics collector exposes, and its content type; None when no collector is configured."""
+    async def metrics(self) -> tuple[bytes, str] | None:
+        """What monitoring is told, and its content type; None when there is nothing to tell."""
+        ...
+
+    def observe(self, method: str, outcome: str, seconds: float) -> None:
+        """A call has got its reply: ok or the code of an error, so long after its request was complete."""
         ...
 
     async def start(self) -> None:

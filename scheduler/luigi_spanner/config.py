@@ -39,6 +39,8 @@ class Options:
     rules_mismatch: str
     journal_keep: int
     history_days: int
+    metrics_resources: int
+    metrics_task_series: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +156,20 @@ SETTINGS: tuple[Setting, ...] = (
         default=90,
         help="for how many days what has happened to tasks is kept, 0 for ever, with record_task_history (default: 90)",
     ),
+    Setting(
+        name="metrics_resources",
+        metavar="N",
+        read=whole(0, 10_000),
+        default=50,
+        help="how many resources have series of their own in /metrics (default: 50)",
+    ),
+    Setting(
+        name="metrics_task_series",
+        metavar="N",
+        read=whole(0, 10**6),
+        default=0,
+        help="most label combinations of Luigi's own metrics of tasks, 0 for no bound (default: 0)",
+    ),
 )
 
 
@@ -221,6 +237,7 @@ def check_luigi(config: Any) -> None:
         "cors": luigi.server.cors,
         "resources": lambda: _limits(config),
         "task_history": lambda: _no_other_history(config),
+        "prometheus": lambda: _task_metrics(config),
     }
     for section, read in readers.items():
         try:
@@ -275,6 +292,15 @@ def _no_other_history(config: Any) -> None:
             "db_connection is not used, the history of tasks lives in the store beside their state; remove the key, or set "
             "record_task_history in [scheduler] to false"
         )
+
+
+def _task_metrics(config: Any) -> None:
+    import luigi.scheduler
+
+    from luigi_spanner.metrics.tasks import TaskFamilies, is_ours
+
+    if is_ours(luigi.scheduler.scheduler().metrics_collector, config):
+        TaskFamilies()
 
 
 def sentence(error: Exception) -> str:

@@ -44,6 +44,7 @@ def run(options: Options) -> int:
 async def open_service(options: Options) -> Scheduling:
     """The service that the options describe, not yet started. Raises StoreError."""
     from luigi_spanner.collector import Freezer
+    from luigi_spanner.metrics.page import Bounds
     from luigi_spanner.service import Service  # after the fork: with it comes the store's client
 
     return await Service.open(
@@ -54,6 +55,7 @@ async def open_service(options: Options) -> Scheduling:
         journal_keep=options.journal_keep,
         history_keep=options.history_days * 86_400.0 or math.inf,
         each_second=Freezer().look,
+        bounds=Bounds(resources=options.metrics_resources, task_series=options.metrics_task_series or None),
     )
 
 

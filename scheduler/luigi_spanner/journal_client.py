@@ -8,8 +8,9 @@ from enum import Enum, auto
 from typing import TypeVar
 
 from luigi_spanner.journal import Entry, Row
+from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.offset import Offset
-from luigi_spanner.stores import Committed, Refused, Snapshot, Store, Truncated, Unavailable, Unknown
+from luigi_spanner.stores import Committed, Refused, Snapshot, Store, StoreError, Truncated, Unavailable, Unknown
 
 T = TypeVar("T")
 
@@ -49,16 +50,24 @@ class JournalClient:
     """Reads and commits. `clock()` gives seconds since the epoch, `sleep(s)` pauses.
 
     `contact` is when the last question was sent that the store has answered, `round_trip` how long a commit took, smoothed, in
-    seconds.
+    seconds, `head` the seq of the newest entry heard of.
     """
 
     def __init__(
-        self, store: Store, *, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], offset: Offset
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        offset: Offset,
+        meter: Meter,
     ) -> None:
         self._store = store
         self._clock = clock
         self._sleep = sleep
         self._offset = offset
+        self._meter = meter
+        self.head = 0
         self.contact = clock()
         self.round_trip = 0.0
 
@@ -67,6 +76,7 @@ class JournalClient:
         asked = self._clock()
         snapshot = await self._store.load()
         self.contact = asked
+        self.head = max(self.head, snapshot.seq)
         return snapshot
 
     async def commit(self, entry: Entry, rows: Sequence[Row]) -> list[Entry] | None:
@@ -79,11 +89,17 @@ class JournalClient:
         doubt = False
         while True:
             sent = self._clock()
-            outcome = await self._store.commit(entry.seq, entry, rows)
+            try:
+                outcome = await self._store.commit(entry.seq, entry, rows)
+            except BaseException:
+                self._meter.commit(None, self._clock() - sent)
+                raise
+            received = self._clock()
+            self._meter.commit(outcome, received - sent)
             match outcome:
                 case Committed(at=at):
                     self.contact = sent
-                    received = self._clock()
+                    self.head = max(self.head, entry.seq)
                     self._offset.measure(at, sent, received)
                     self._note_round_trip(received - sent)
                     return None
@@ -123,6 +139,8 @@ class JournalClient:
             asked = self._clock()
             entries = await self._store.read_after(seq)
             self.contact = asked
+            if entries:
+                self.head = max(self.head, entries[-1].seq)
             return entries
 
         return await self.insist(read)
@@ -133,7 +151,10 @@ class JournalClient:
         while True:
             try:
                 return await read()
-            except Unavailable as error:
+            except StoreError as error:
+                self._meter.store_error(error)
+                if not isinstance(error, Unavailable):
+                    raise
                 logger.warning("The store does not answer: %s", error)
                 await self._sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS[1])

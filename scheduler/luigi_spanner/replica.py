@@ -12,30 +12,24 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry
+
 from luigi_spanner import batch as batches
 from luigi_spanner import collector
 from luigi_spanner.batch import Draft, Load, Ran, Waiting
 from luigi_spanner.calls import CallError, StoreDown, TooLarge
+from luigi_spanner.calm import Calm
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.graph.tracker import Effect
 from luigi_spanner.journal import Entry
 from luigi_spanner.journal_client import EntryRefused, JournalClient, LostTrack
+from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.offset import Offset
 from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Store, StoreError, Truncated
 from luigi_spanner.turns import TRY, Requests, Sent, Turns
 
 logger = logging.getLogger(__name__)
-
-QUIET_SECONDS = 2.0
-"""After how long without another replica's entry the rows that it left are written by whoever notices."""
-
-CALM_SECONDS = 0.05
-"""How long nobody must have called for the rows that the tables owe to be written: several times what a worker takes between
-two calls."""
-
-REST_TIMES = 3
-"""For how many times its duration a replica rests after a commit of rows alone: others' commits then find the journal free."""
 
 PRESSED_SECONDS = 0.01
 """A batch that follows the last one so soon, or within a commit's time, is part of a stream of calls: a worker takes as long
@@ -60,7 +54,7 @@ class Replica:
     """One replica of a namespace: a graph in memory that follows the journal and adds to it.
 
     `ids()` gives a new random id, `clock()` seconds since the epoch, `sleep(s)` pauses; all are passed in so that a run can
-    be repeated.
+    be repeated. `meter` counts what happens.
     """
 
     def __init__(
@@ -74,6 +68,7 @@ class Replica:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         limits: Limits | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -89,16 +84,15 @@ class Replica:
         self.failed = asyncio.Event()
         self._stopping = False
         self.offset = Offset(clock, self.limits.offset_bound)
-        self._journal = JournalClient(store, clock=clock, sleep=sleep, offset=self.offset)
+        self._meter = meter or Meter(CollectorRegistry(), namespace)
+        self._journal = JournalClient(store, clock=clock, sleep=sleep, offset=self.offset, meter=self._meter)
         self._turns = Turns(name, clock)
         self._requests = Requests(name, store, self.offset.now)
         self._truncated = 0
         self._live = False
-        self._used = -math.inf
         self._began = -math.inf
-        self._flushed = -math.inf
-        self._rest = CALM_SECONDS
-        self._calm: asyncio.TimerHandle | None = None
+        self._calm = Calm(self._turns, clock)
+        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def failure(self) -> str | None:
@@ -109,6 +103,16 @@ class Replica:
     def contact(self) -> float:
         """When the last question was sent that the store has answered."""
         return self._journal.contact
+
+    @property
+    def head(self) -> int:
+        """Seq of the journal's newest entry, as far as this replica has heard."""
+        return max(self._journal.head, self.graph.ledger.applied)
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait for the next batch."""
+        return len(self._queue)
 
     # The commit loop
 
@@ -137,16 +141,16 @@ class Replica:
             while self._queue:
                 await self.settle(self._gather([]))
                 await self._truncate()
-            if self._owes() and not self._until_calm():
+            if self._owes() and not self._calm.wait():
                 await self._flush_some()
-            if self._owes() and self._calm is None:
-                self._calm = asyncio.get_running_loop().call_later(self._until_calm(), self._look_again)
-        if self._calm is not None:
-            self._calm.cancel()
+            if self._owes() and self._alarm is None:
+                self._alarm = asyncio.get_running_loop().call_later(self._calm.wait(), self._look_again)
+        if self._alarm is not None:
+            self._alarm.cancel()
         await self._flush()
 
     def _look_again(self) -> None:
-        self._calm = None
+        self._alarm = None
         self._wake.set()
 
     def _gather(self, batch: list[Waiting]) -> list[Waiting]:
@@ -205,7 +209,8 @@ class Replica:
                 await self._requests.commit(turn, self.graph.ledger.applied + 1)
                 await self._catch_up()
             fresh = await self._take_turn(batch, alone)
-        self._used = self._clock()
+        self._calm.used = self._clock()
+        self._meter.batch(len(ran.calls), losses + 1)
         self._release(self.graph.tracker.settle())
         for waiting in ran.calls:
             waiting.answer()
@@ -267,6 +272,7 @@ class Replica:
                 for entry in entries:
                     self._apply(entry)
                 self.graph.refill()
+                self._meter.caught_up(len(entries), self.offset.now() - entries[0].clock)
             count += len(entries)
             found = ()
             if len(entries) < READ_LIMIT and sum(len(entry.changes) for entry in entries) < READ_BYTES:
@@ -302,7 +308,7 @@ class Replica:
 
     async def _flush(self) -> None:
         """Write all rows that the tables owe, as long as nobody waits and no other replica commits."""
-        while self._owes() and not self._left(self._turns.foreign, QUIET_SECONDS):
+        while self._owes() and not self._calm.foreign_wait():
             if not await self._flush_some():
                 return
 
@@ -323,28 +329,16 @@ class Replica:
             possible = False
         except Exception as error:  # As in `settle`.
             self.fail(error)
-        self._flushed = self._clock()
-        self._rest = max(CALM_SECONDS, REST_TIMES * (self._flushed - began)) if possible else QUIET_SECONDS
+        self._calm.flushed(began, possible)
         return possible
 
     def _owes(self) -> bool:
         return bool(self.graph.ledger.pending) and not self._queue and self._fault is None
 
-    def _until_calm(self) -> float:
-        """Seconds until rows may be written for which nobody waits: nobody calls, others' commits find the journal free, and what
-        another replica left is its own to write unless it is quiet."""
-        waits = (self._used, CALM_SECONDS), (self._flushed, self._rest), (self._turns.foreign, QUIET_SECONDS)
-        return max(self._left(since, seconds) for since, seconds in waits)
-
-    def _left(self, since: float, seconds: float) -> float:
-        """What is left of so many seconds since then; 0 also if the clock was set back meanwhile."""
-        left = since + seconds - self._clock()
-        return left if 0 < left <= seconds else 0.0
-
     def _in_use(self) -> bool:
         """Whether somebody called a moment ago and will probably call again in a moment: rows then wait for the end of it, when
         whatever changed several times is written once."""
-        return bool(self._queue) or (self._live and self._left(self._used, CALM_SECONDS) > 0)
+        return bool(self._queue) or (self._live and self._calm.in_use)
 
     async def _truncate(self) -> None:
         """Now and then forget the journal's oldest entries; never beyond the watermark (I9)."""
@@ -373,7 +367,7 @@ class Replica:
 
     def _is_pressed(self) -> bool:
         """Whether the next batch will probably follow this one at once: calls wait, or this one followed the last at once."""
-        return bool(self._queue) or self._began - self._used < max(PRESSED_SECONDS, self._journal.round_trip)
+        return bool(self._queue) or self._began - self._calm.used < max(PRESSED_SECONDS, self._journal.round_trip)
 
     def _adopt(self, draft: Draft) -> None:
         self.graph.ledger.committed(draft.entry.seq, draft.entry.watermark, draft.changed, draft.written)

@@ -18,8 +18,8 @@ from luigi_spanner.graph.graph import Graph
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import Entry, Row
 from luigi_spanner.methods import OURS, is_remote
+from luigi_spanner.metrics.page import metrics_of
 from luigi_spanner.replica import Replica
-from luigi_spanner.service import metrics_of
 from luigi_spanner.stores import Closed, Outcome, Snapshot, Store
 from luigi_spanner.stores.location import open_store, parse
 
@@ -137,8 +137,11 @@ class Scheduler(Graph):
     def history(self) -> None:
         """An embedded scheduler writes down no history of its own: its caller may pass a `task_history_impl`, as to stock."""
 
-    def metrics(self) -> tuple[bytes, str] | None:
+    async def metrics(self) -> tuple[bytes, str] | None:
         return metrics_of(self._state._metrics_collector)
+
+    def observe(self, method: str, outcome: str, seconds: float) -> None:
+        """As stock's, it exposes what its collector does and nothing more."""
 
     # Stock's pickle, which embedding code may ask for; our state is in the store in any case
 

@@ -33,11 +33,12 @@ from luigi_spanner.ids import random_id
 from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread, Postman
 from luigi_spanner.methods import is_remote
+from luigi_spanner.metrics.page import Bounds, Metrics
 from luigi_spanner.readers import Readers
 from luigi_spanner.replica import Limits, Replica
 from luigi_spanner.steady import SteadyClock, machine_ticks
 from luigi_spanner.stores import InvalidStore, Store
-from luigi_spanner.stores.location import open_store
+from luigi_spanner.stores.location import open_store, parse
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +102,12 @@ class Service:
         journal_keep: int = 100_000,
         history_keep: float = math.inf,
         each_second: Callable[[], object] = lambda: None,
+        bounds: Bounds | None = None,
     ) -> Service:
-        """A service on the namespace of a store, not yet started. `each_second` runs as often as its housekeeping does. Raises
-        StoreError."""
-        store = await open_store(url, namespace, ids=random_id)
+        """A service on the namespace of a store, not yet started. `each_second` runs as often as its housekeeping does, `bounds`
+        hold for its metrics. Raises StoreError."""
+        metrics = Metrics(namespace, bounds)
+        store = await open_store(url, namespace, ids=random_id, retried=metrics.meter.retried)
         return cls(
             store,
             namespace,
@@ -116,6 +119,8 @@ class Service:
             history_keep=history_keep,
             source=source_of(url, namespace, store) if luigi_scheduler.scheduler().record_task_history else None,
             each_second=each_second,
+            metrics=metrics,
+            kind=parse(url).kind,
         )
 
     def __init__(
@@ -134,6 +139,8 @@ class Service:
         each_second: Callable[[], object] = lambda: None,
         send: Callable[[Mail], Awaitable[None]] | None = None,
         dice: Callable[[], float] = random.random,
+        metrics: Metrics | None = None,
+        kind: str = "memory",
     ) -> None:
         clock = clock if ticks is None else SteadyClock(clock, ticks, CLOCK_BOUND)
         config = luigi_scheduler.scheduler()
@@ -150,6 +157,8 @@ class Service:
         self._housekeeping: asyncio.Task[None] | None = None
         self._store = store
         self._process = process_id()
+        self._metrics = metrics or Metrics(namespace)
+        self.observe = self._metrics.meter.call
         self._replica = Replica(
             name=f"{socket.gethostname()}/{os.getpid()}/{ids()[:8]}",
             namespace=namespace,
@@ -159,7 +168,9 @@ class Service:
             clock=clock,
             sleep=asyncio.sleep,
             limits=Limits(journal_keep=journal_keep, offset_bound=CLOCK_BOUND),
+            meter=self._metrics.meter,
         )
+        self._metrics.attach(self._graph, self._replica, store=kind, clock=clock)
         self._graph.clock = self._replica.offset.now
         self._graph._state.history.keep = history_keep if source is not None else None
         self._source = source
@@ -260,9 +271,9 @@ class Service:
             watermark=ledger.watermark,
         )
 
-    def metrics(self) -> tuple[bytes, str] | None:
-        """What Luigi's metrics collector exposes, and its content type."""
-        return metrics_of(self._graph._state._metrics_collector)
+    async def metrics(self) -> tuple[bytes, str]:
+        """The page at /metrics, and its content type."""
+        return await self._metrics.page()
 
     @property
     def history(self) -> History | None:
@@ -389,23 +400,6 @@ class Service:
 
 def follow() -> None:
     """A call that reads nothing: answering it takes a look at the journal's head."""
-
-
-def metrics_of(collector: Any) -> tuple[bytes, str] | None:
-    """What one of Luigi's metrics collectors exposes, and its content type; None if it exposes nothing."""
-    exposed = collector.generate_latest()
-    if not exposed:
-        return None
-    headers = _Headers()
-    collector.configure_http_handler(headers)
-    return exposed, headers.get("Content-Type", "text/plain")
-
-
-class _Headers(dict[str, str]):
-    """What a metrics collector sees of a response."""
-
-    def set_header(self, name: str, value: str) -> None:
-        self[name] = value
 
 
 def _resolve(future: asyncio.Future[bytes], waiting: Waiting) -> None:

@@ -166,8 +166,10 @@ class Answering:
     async def ended(self) -> str:
         return await asyncio.get_running_loop().create_future()
 
-    def metrics(self) -> tuple[bytes, str] | None:
+    async def metrics(self) -> tuple[bytes, str] | None:
         return None
+
+    def observe(self, method: str, outcome: str, seconds: float) -> None: ...
 
     async def start(self) -> None: ...
 

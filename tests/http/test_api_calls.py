@@ -265,8 +265,10 @@ class Failing:
     async def ended(self) -> str:
         return "It is lost."
 
-    def metrics(self) -> tuple[bytes, str] | None:
+    async def metrics(self) -> tuple[bytes, str] | None:
         return b"luigi_x 1\n", "text/plain; version=0.0.4"
+
+    def observe(self, method: str, outcome: str, seconds: float) -> None: ...
 
     async def start(self) -> None: ...
 

@@ -66,11 +66,6 @@ def test_ready(client: Client) -> None:
     assert answer.json["namespace"] == "default"
 
 
-def test_metrics_without_a_collector_are_empty(memory: Client) -> None:
-    answer = memory.get("/metrics")
-    assert (answer.status, answer.body) == (200, b"")
-
-
 @pytest.mark.parametrize("path", ["/history", "/history/by_id/1", "/history/by_name/X", "/tasklist", "/tasklist/X"])
 def test_history_says_that_it_is_off(memory: Client, path: str) -> None:
     answer = memory.get(path)

@@ -99,7 +99,7 @@ class Node(Process):
         replica, graph = self.service._replica, self.graph
         witness = NodesWitness(self)
         graph._task_history = witness
-        graph._state._metrics_collector = witness
+        graph.report_to(witness)
         run, submit, fail, release = replica._run, replica.submit, replica.fail, replica._release
 
         def noted_run(batch: list[Waiting]) -> Any:

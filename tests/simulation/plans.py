@@ -97,7 +97,7 @@ CONSTANTS: dict[str, list[Any]] = {
     "luigi_spanner.batch.OWED_LOOKED_AT": [2, 100_000],
     "luigi_spanner.replica.TRUNCATE_EVERY": [1, 3, 1000],
     "luigi_spanner.replica.READ_LIMIT": [2, 1000],
-    "luigi_spanner.replica.CALM_SECONDS": [0.05, 0.5],
+    "luigi_spanner.calm.CALM_SECONDS": [0.05, 0.5],
 }
 """The product's bounds, small enough to be met; the last is the product's own, or as good."""
 

@@ -314,13 +314,15 @@ def test_aborted_commits_are_tried_again(spanner_template: Template, monkeypatch
 
 
 async def _commit_many(database: str, count: int) -> None:
-    store = await spanner.open(database, "ns", lambda: "seed")
+    retried: list[str] = []
+    store = await spanner.open(database, "ns", lambda: "seed", retried=retried.append)
     calls = recorded(store)
     await store.load()
     for seq in range(1, count + 1):
         assert isinstance(await store.commit(seq, entry(seq), []), Committed)
     commits = [request for method, request in calls if method == "Commit"]
     assert len(commits) > count + 1, "no commit was aborted"
+    assert len(retried) >= len(commits) - count - 1 and set(retried) == {"aborted"}
     assert [found.seq for found in await store.read_after(0)] == list(range(1, count + 1))
     await store.close()
 

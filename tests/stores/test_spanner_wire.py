@@ -171,6 +171,19 @@ def test_what_misses_something_is_refused_unless_it_may_have_landed(
     asyncio.run(main())
 
 
+def test_who_asks_is_told_of_each_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    async def main() -> None:
+        codes = (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ALREADY_EXISTS)
+        async with _Failing(*codes) as host, _store(host, monkeypatch) as store:
+            store._wire._retried = told.append
+            assert type(await store.commit(1, entry(1), [])) is Conflict
+
+    asyncio.run(main())
+    assert told == ["aborted", "unavailable"]
+
+
 def test_a_read_that_trickles_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with _Failing(grpc.StatusCode.UNAVAILABLE, trickles=True) as host, _store(host, monkeypatch, 0.5) as store:

@@ -150,6 +150,18 @@ class LockedAtInsert(sqlite3.Connection):
 
 
 @on_loop
+async def test_who_asks_is_told_of_each_retry(place: SqlitePlace) -> None:
+    told: list[str] = []
+    store = await sqlite.open(str(place.path), NAMESPACE, deadline=DEADLINE, retried=told.append)
+    await store.load()
+    assert told == []
+    with place.locked():
+        assert isinstance(await store.commit(1, entry(1), []), Unknown)
+    assert set(told) == {"locked"}
+    await store.close()
+
+
+@on_loop
 async def test_a_lock_while_the_log_is_filled_leaves_nothing_behind(place: SqlitePlace) -> None:
     await create(place)
     with closing(sqlite3.connect(place.path, isolation_level=None, factory=LockedAtInsert)) as connection:

@@ -46,6 +46,8 @@ VALUES = {
     "rules_mismatch": "warn",
     "journal_keep": "7",
     "history_days": "14",
+    "metrics_resources": "9",
+    "metrics_task_series": "8",
 }
 
 
@@ -129,6 +131,8 @@ def test_toml(tmp_path: Path) -> None:
         ("rules_mismatch", "maybe"),
         ("background", "perhaps"),
         ("journal_keep", "0"),
+        ("metrics_resources", "-1"),
+        ("metrics_task_series", "many"),
     ],
 )
 def test_wrong_values(name: str, text: str) -> None:

@@ -164,7 +164,12 @@ class Graph(luigi_scheduler.Scheduler):
 
     def update_metrics_task_started(self, task: Task) -> None:
         if not isinstance(self._state._metrics_collector, NoMetricsCollector):
-            self.tracker.defer(partial(super().update_metrics_task_started, task.detached()))
+            self.tracker.defer(partial(super().update_metrics_task_started, self._state.reported(task)))
+
+    def report_to(self, collector: Any, reported: Callable[[Task], Any] = Task.detached) -> None:
+        """Tell this metrics collector of tasks from now on, as `reported` shows them: as a Luigi task, unless told otherwise."""
+        self._state._metrics_collector = collector
+        self._state.reported = reported
 
     def report_task_statistics(self, task_id: str, statistics: Any) -> None:
         task = self._state.get_task(task_id)

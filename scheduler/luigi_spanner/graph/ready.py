@@ -107,10 +107,11 @@ class Queue:
 
 
 class Ready:
-    """All ready tasks. `entries` says of each task whether a rank is still its own."""
+    """All ready tasks, `size` of them. `entries` says of each task whether a rank is still its own."""
 
     def __init__(self, entries: dict[str, Entry]) -> None:
         self._entries = entries
+        self.size = 0
         self._groups: dict[GroupKey, Group] = {}
         self._filed: dict[Need, int] = {}
         self._parked: dict[str, dict[Bucket, None]] = {}
@@ -132,6 +133,7 @@ class Ready:
             self._groups[group.key] = group
             self._file(group, self._contended(group) if group.needs else None)
         group.size += 1
+        self.size += 1
         heappush(group.ranks, rank)
         self._want(group, 1)
         if group.ranks[0] is rank:
@@ -140,6 +142,7 @@ class Ready:
     def remove(self, group: Group) -> None:
         """A task of the group is ready no more; its entry has said so already."""
         group.size -= 1
+        self.size -= 1
         self._want(group, -1)
         if not group.size:
             del self._groups[group.key]

@@ -77,6 +77,7 @@ class State(luigi_scheduler.SimpleTaskState):
     `grain` is the age in seconds that a worker's liveness may have in other replicas (I7); 0 replicates each change of it.
     `soft` holds the workers whose liveness is younger than what is replicated. `stakes` is the other side of
     `Task.stakeholders`. `relations_digest` is the sum of the digests of stakeholders and runners. `now` is the rules' clock.
+    `reported` makes of a task what the metrics collector is given of it: values only, since it is told after the commit.
     """
 
     def __init__(self, state_path: str, tracker: Tracker, *, grain: float, now: Callable[[], float]) -> None:
@@ -87,6 +88,7 @@ class State(luigi_scheduler.SimpleTaskState):
         self.stakes: dict[str, set[str]] = {}
         self.relations_digest = 0
         self.names: dict[str, str] | None = None
+        self.reported: Callable[[Task], Any] = Task.detached
         self.batchers = Table(tracker, "batchers")
         self.settings = Table(tracker, "settings")
         self.emails = Table(tracker, "emails")
@@ -408,4 +410,4 @@ class State(luigi_scheduler.SimpleTaskState):
 
     def update_metrics(self, task: Task, config: Any) -> None:
         if not isinstance(self._metrics_collector, NoMetricsCollector):
-            self.tracker.defer(partial(super().update_metrics, task.detached(), config))
+            self.tracker.defer(partial(super().update_metrics, self.reported(task), config))

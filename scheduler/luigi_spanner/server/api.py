@@ -47,11 +47,12 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What goes back: HTTP status, body in pieces, and the headers that belong to it."""
+    """What goes back: HTTP status, body in pieces, and the headers that belong to it. `outcome` is ok or the error's code."""
 
     status: int
     body: tuple[bytes, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    outcome: str = "ok"
 
     @property
     def size(self) -> int:
@@ -97,7 +98,7 @@ def failure(error: BaseException, request_id: str) -> Reply:
 def wording(status: int, code: str, message: str, request_id: str, extra: Mapping[str, str] | None = None) -> Reply:
     """An error as JSON: a stable code for programs, a sentence for people, the id for whoever reads the log."""
     body = json.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
-    return Reply(status=status, body=(body.encode(),), headers={"Content-Type": JSON_TYPE, **(extra or {})})
+    return Reply(status=status, body=(body.encode(),), headers={"Content-Type": JSON_TYPE, **(extra or {})}, outcome=code)
 
 
 def identify(offered: str | None, ids: Callable[[], str]) -> str:

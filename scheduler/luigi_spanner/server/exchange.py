@@ -59,6 +59,12 @@ LISTINGS = frozenset({"dep_graph", "graph", "inverse_dep_graph", "resource_list"
 
 VERBS = ("GET", "POST")
 
+GONE = "gone"
+"""The outcome of a call whose caller has hung up before its reply."""
+
+OTHER = "other"
+"""What stands for all methods that there are not."""
+
 
 class Exchange(HTTPMessageDelegate):
     """`/api/<method>`: one remote call. Always JSON, never a redirect.
@@ -89,6 +95,8 @@ class Exchange(HTTPMessageDelegate):
         assert isinstance(start_line, RequestStartLine)
         self._verb, self._target, self._version = start_line
         self._headers = headers
+        self._name = unquote(self._target.partition("?")[0][len("/api/") :])
+        self._began = time.perf_counter()
         self._request_id = identify(headers.get("X-Request-Id"), self._service.ids)
         if not self._service.door.open:
             self._send_shut()
@@ -151,6 +159,7 @@ class Exchange(HTTPMessageDelegate):
     def finish(self) -> None:
         """The request is complete."""
         self._stop_waiting()
+        self._began = time.perf_counter()
         if self._verb == "OPTIONS":
             self._send(Reply(status=204, headers=preflight_headers(self._headers.get("Origin"))))
         elif self._verb not in VERBS:
@@ -184,6 +193,7 @@ class Exchange(HTTPMessageDelegate):
         try:
             reply = await self._reply()
             if self._gone:
+                self._observe(GONE)
                 return
             if reply.size < LONG_BYTES:
                 self._send(reply)
@@ -193,16 +203,16 @@ class Exchange(HTTPMessageDelegate):
             self._leave()
         except (Exception, asyncio.CancelledError) as error:  # the caller must not wait for ever, nor the door
             logger.exception("Call %s has no reply", self._request_id)
+            self._observe(CallError.code)
             self._connection.close()
             self._leave()
             if isinstance(error, asyncio.CancelledError):
                 raise
 
     async def _reply(self) -> Reply:
-        path, _, query = self._target.partition("?")
-        name = unquote(path[len("/api/") :])
+        name = self._name
         try:
-            call = await self._read(name, query)
+            call = await self._read(name, self._target.partition("?")[2])
         except CallError as error:
             return refusal(error, self._request_id)
         except Exception as error:
@@ -247,6 +257,7 @@ class Exchange(HTTPMessageDelegate):
 
     def _send(self, reply: Reply, *, last: bool = False) -> None:
         """Write the reply. `last`: the connection serves no other."""
+        self._observe(reply.outcome)
         head = self._head(reply, last)
         # Not `write_headers`, which takes 20 us to check what is our own: Tornado lets its users write the head themselves.
         written = self._connection.write(head if self._verb == "HEAD" else b"".join((head, *reply.body)))
@@ -259,11 +270,18 @@ class Exchange(HTTPMessageDelegate):
 
     async def _send_long(self, reply: Reply) -> None:
         """Write the reply piece by piece: nothing is copied, and the call is inside until its caller has it."""
+        self._observe(reply.outcome)
         self._patience = asyncio.get_running_loop().call_later(_taking_seconds(reply), self._give_up)
         for piece in (self._head(reply, last=False), *reply.body):
             await self._connection.write(piece)
         self._connection.finish()
         self._sent()
+
+    def _observe(self, outcome: str) -> None:
+        """The reply is there, or there is nobody to have it. A browser's preflight is no call."""
+        if self._verb != "OPTIONS":
+            name = self._name if self._name in self._service.methods else OTHER
+            self._service.scheduling.observe(name, outcome, time.perf_counter() - self._began)
 
     def _sent(self) -> None:
         self._stop_waiting()

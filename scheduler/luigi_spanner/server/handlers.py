@@ -51,13 +51,13 @@ class StaticHandler(tornado.web.StaticFileHandler):
 
 
 class MetricsHandler(tornado.web.RequestHandler):
-    """`/metrics`: what Luigi's own collector exposes; empty without one."""
+    """`/metrics`: what a replica tells of itself and of the graph; empty where there is nothing to tell."""
 
     def initialize(self, service: Service) -> None:
         self._service = service
 
-    def get(self) -> None:
-        exposed = self._service.scheduling.metrics()
+    async def get(self) -> None:
+        exposed = await self._service.scheduling.metrics()
         if exposed is None:
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             return

@@ -17,7 +17,7 @@ Errors::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -125,6 +125,14 @@ class Store(Protocol):
     async def close(self) -> None:
         """Release what the store holds. A call under way ends with Unknown (commit) or Closed (reads). Idempotent."""
         ...
+
+
+Retried = Callable[[str], object]
+"""Is told, from any thread, of each passing fault after which a driver tries again by itself, by what kind of fault it was."""
+
+
+def ignore(kind: str) -> None:
+    """Nobody wants to know."""
 
 
 READ_LIMIT = 1000

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import quote, unquote
 
-from luigi_spanner.stores import InvalidStore, Store
+from luigi_spanner.stores import InvalidStore, Retried, Store, ignore
 
 NAMESPACE_CHARACTERS = 128
 """Longest name of a namespace: it is part of every key, and of metrics' labels."""
@@ -61,8 +61,9 @@ class _Namespaced(Store, Protocol):
     async def has_namespace(self) -> bool: ...
 
 
-async def open_store(url: str, namespace: str, *, ids: Callable[[], str] | None = None) -> Store:
-    """Open the namespace's store; `ids` gives a new random id at each call. A SQLite file is created and brought up to date.
+async def open_store(url: str, namespace: str, *, ids: Callable[[], str] | None = None, retried: Retried = ignore) -> Store:
+    """Open the namespace's store; `ids` gives a new random id at each call, `retried` is told as it says. A SQLite file is
+    created and brought up to date.
 
     Raises InvalidStore, SchemaMismatch, Unavailable.
     """
@@ -70,7 +71,7 @@ async def open_store(url: str, namespace: str, *, ids: Callable[[], str] | None 
     check_namespace(namespace)
     if location.kind == "sqlite":
         make_state_directory(location.place)
-    return await _open(location, namespace, ids)
+    return await _open(location, namespace, ids, retried=retried)
 
 
 async def open_existing(url: str, namespace: str) -> Store:
@@ -95,16 +96,18 @@ async def open_existing(url: str, namespace: str) -> Store:
     return store
 
 
-async def _open(location: Location, namespace: str, ids: Callable[[], str] | None, *, prepare: bool = True) -> _Namespaced:
+async def _open(
+    location: Location, namespace: str, ids: Callable[[], str] | None, *, prepare: bool = True, retried: Retried = ignore
+) -> _Namespaced:
     if location.kind == "sqlite":
         from luigi_spanner.stores import sqlite
 
-        return await sqlite.open(location.place, namespace, prepare=prepare)
+        return await sqlite.open(location.place, namespace, prepare=prepare, retried=retried)
     if location.kind == "spanner":
         # Imported here: the client library takes a second to load, which no one else should wait for.
         from luigi_spanner.stores import spanner
 
-        return await spanner.open(location.place, namespace, ids, prepare=prepare)
+        return await spanner.open(location.place, namespace, ids, prepare=prepare, retried=retried)
     from luigi_spanner.stores import memory
 
     return memory.open(location.place, namespace)

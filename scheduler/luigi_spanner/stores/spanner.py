@@ -28,6 +28,7 @@ from luigi_spanner.stores import (
     InvalidStore,
     Outcome,
     Refused,
+    Retried,
     SchemaMismatch,
     Snapshot,
     StoreError,
@@ -35,6 +36,7 @@ from luigi_spanner.stores import (
     Unavailable,
     Unknown,
     bounds,
+    ignore,
     spanner_sentences,
     spanner_values,
 )
@@ -61,14 +63,16 @@ async def open(
     *,
     pace: Pace | None = None,
     prepare: bool = True,
+    retried: Retried = ignore,
 ) -> SpannerStore:
     """Open `namespace` in `database`, named projects/P/instances/I/databases/D. `ids` gives random text, which seeds the jitter
-    of retries; `pace` says how long calls may take. Without `prepare` nobody asks whether it can be written.
+    of retries; `pace` says how long calls may take, `retried` is told as it says. Without `prepare` nobody asks whether it can be
+    written.
 
     With SPANNER_EMULATOR_HOST set it is the emulator's database. Raises SchemaMismatch, InvalidStore, Unavailable.
     """
     connect = await asyncio.to_thread(connector)
-    wire = Wire(database, connect, random.Random(ids() if ids else None), pace or Pace())
+    wire = Wire(database, connect, random.Random(ids() if ids else None), pace or Pace(), retried)
     store = SpannerStore(wire, namespace)
     try:
         await store.check_schema()

@@ -69,16 +69,18 @@ _DETAILS = "grpc-status-details-bin"
 
 
 class Fault(Exception):
-    """A call to Spanner that failed. Never leaves the stores; `reason` is for people, `meaning` for the code.
+    """A call to Spanner that failed. Never leaves the stores; `reason` is for people, `meaning` for the code, `code` for metrics:
+    the status of the reply where there was one.
 
     `in_doubt`: an attempt of the same commit may have landed, whatever its last one met.
     """
 
-    def __init__(self, meaning: Meaning, reason: str, *, in_doubt: bool = False) -> None:
+    def __init__(self, meaning: Meaning, reason: str, *, in_doubt: bool = False, code: str = "") -> None:
         super().__init__(f"{meaning.value}: {reason}")
         self.meaning = meaning
         self.reason = reason
         self.in_doubt = in_doubt
+        self.code = code or meaning.value.replace(" ", "_")
 
 
 def fault(error: grpc.aio.AioRpcError) -> Fault:
@@ -86,7 +88,7 @@ def fault(error: grpc.aio.AioRpcError) -> Fault:
     meaning = MEANINGS[error.code()]
     if meaning is Meaning.MISSING:
         meaning = _RESOURCES.get(_missing_resource(error), meaning)
-    return Fault(meaning, f"{error.code().name}: {error.details()}")
+    return Fault(meaning, f"{error.code().name}: {error.details()}", code=error.code().name.lower())
 
 
 def _missing_resource(error: grpc.aio.AioRpcError) -> str:

@@ -22,7 +22,7 @@ from google.api_core import grpc_helpers_async
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.spanner_v1 import types
 
-from luigi_spanner.stores import InvalidStore, spanner_faults, spanner_sentences
+from luigi_spanner.stores import InvalidStore, Retried, ignore, spanner_faults, spanner_sentences
 from luigi_spanner.stores.spanner_faults import Fault, Meaning
 
 # A closed channel that waits for the collector waits for a thread when it is collected. A forked child does not have that thread
@@ -126,11 +126,12 @@ def connector(environ: Mapping[str, str] = os.environ) -> Connect:
 class Wire:
     """Calls to one database. Raises Fault and nothing else; belongs to one event loop."""
 
-    def __init__(self, database: str, connect: Connect, jitter: random.Random, pace: Pace) -> None:
+    def __init__(self, database: str, connect: Connect, jitter: random.Random, pace: Pace, retried: Retried = ignore) -> None:
         self.database = database
         self.pace = pace
         self._connect = connect
         self._jitter = jitter
+        self._retried = retried
         self._channel: grpc.aio.Channel | None = connect()
         self._stubs: dict[str, Any] = {}
         self._session = ""
@@ -171,6 +172,7 @@ class Wire:
                 wait = pause * self._jitter.uniform(0.5, 1.5)
                 if not _worth_another(fault, patient) or now() + wait + ATTEMPT_LEAST > min(until, alive + usual):
                     raise
+                self._retried(fault.code)
             await asyncio.sleep(wait)
             pause = min(2 * pause, RETRY_PAUSE_MAX)
 

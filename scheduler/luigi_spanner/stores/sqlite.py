@@ -25,12 +25,14 @@ from luigi_spanner.stores import (
     Conflict,
     InvalidStore,
     Outcome,
+    Retried,
     SchemaMismatch,
     Snapshot,
     StoreError,
     Unavailable,
     Unknown,
     bounds,
+    ignore,
     sqlite_faults,
     sqlite_file,
     sqlite_sql,
@@ -70,10 +72,12 @@ _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], _T]
 
 
-async def open(path: str, namespace: str, *, deadline: float = DEADLINE, prepare: bool = True) -> SqliteStore:
+async def open(
+    path: str, namespace: str, *, deadline: float = DEADLINE, prepare: bool = True, retried: Retried = ignore
+) -> SqliteStore:
     """Open the file, created if missing, bring its schema up to date, and have the first load find out whether it can be written;
     without `prepare` open it as it is. Raises InvalidStore, SchemaMismatch, Unavailable."""
-    store = SqliteStore(path, namespace, deadline=deadline)
+    store = SqliteStore(path, namespace, deadline=deadline, retried=retried)
     try:
         if prepare:
             await store.prepare()
@@ -84,12 +88,13 @@ async def open(path: str, namespace: str, *, deadline: float = DEADLINE, prepare
 
 
 class SqliteStore:
-    """One namespace of one SQLite file; see `Store`. `deadline` is in seconds, by the monotonic clock."""
+    """One namespace of one SQLite file; see `Store`. `deadline` is in seconds, by the monotonic clock; `retried` as it says."""
 
-    def __init__(self, path: str, namespace: str, *, deadline: float = DEADLINE) -> None:
+    def __init__(self, path: str, namespace: str, *, deadline: float = DEADLINE, retried: Retried = ignore) -> None:
         self._path = self._file = path
         self._namespace = namespace
         self._deadline = deadline
+        self._retried = retried
         self._closing = threading.Event()
         # The thread starts with the first call, and the file is opened on it: nothing of either crosses an earlier fork.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="luigi-spanner-sqlite")
@@ -274,6 +279,7 @@ class SqliteStore:
                     raise sqlite_faults.meaning(self._path, error) from error
                 if time.monotonic() > end:
                     raise Unavailable(str(sqlite_faults.meaning(self._path, error))) from error
+                self._retried("locked" if sqlite_faults.is_locked(error) else "disk")
             self._closing.wait(PAUSE)
         raise Closed(f"The store on {self._path} was closed.")
 
