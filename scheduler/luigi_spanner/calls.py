@@ -106,7 +106,10 @@ class StoreDown(CallError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Where a replica stands. `reasons` say in words why it is not ready; empty when `ready`. `applied` is the seq in memory."""
+    """Where a replica stands. `reasons` say in words why it is not ready; empty when `ready`. `applied` is the seq in memory.
+
+    `store_down_since`: seconds since the epoch, None while the store answers.
+    """
 
     ready: bool
     reasons: tuple[str, ...]
@@ -114,6 +117,7 @@ class Status:
     namespace: str
     applied: int
     watermark: int
+    store_down_since: float | None = None
 
 
 class Scheduling(Protocol):

@@ -39,6 +39,7 @@ class Options:
     rules_mismatch: str
     journal_keep: int
     history_days: int
+    drain: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,15 +68,19 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def seconds(text: str) -> float:
-    """Reads a time between a tenth of a second and an hour."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError("is not a number of seconds") from None
-    if not 0.1 <= value <= 3600:  # nor is NaN
-        raise ValueError("is not between 0.1 and 3600 seconds")
-    return value
+def seconds(low: float) -> Callable[[str], float]:
+    """Reads a time from `low` seconds to an hour."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError("is not a number of seconds") from None
+        if not low <= value <= 3600:  # nor is NaN
+            raise ValueError(f"is not between {low:g} and 3600 seconds")
+        return value
+
+    return read
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -122,7 +127,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="hold",
         metavar="SECONDS",
-        read=seconds,
+        read=seconds(0.1),
         default=8.0,  # workers give up after their rpc-connect-timeout, by default 10 s
         help="longest time that a call is held while the store does not answer (default: 8)",
     ),
@@ -153,6 +158,13 @@ SETTINGS: tuple[Setting, ...] = (
         read=whole(0, 36_500),
         default=90,
         help="for how many days what has happened to tasks is kept, 0 for ever, with record_task_history (default: 90)",
+    ),
+    Setting(
+        name="drain",
+        metavar="SECONDS",
+        read=seconds(0),
+        default=0.0,
+        help="how long calls are still answered after a signal, while /readyz says that it is shutting down (default: 0)",
     ),
 )
 

@@ -9,13 +9,16 @@ import os
 import stat
 import sys
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import luigi.process
 from luigi.setup_logging import DaemonLogging
 
+from luigi_spanner._version import __version__
 from luigi_spanner.calls import Scheduling
 from luigi_spanner.config import InvalidOption, Options, sentence
+from luigi_spanner.ids import random_id, replica_name
 from luigi_spanner.server import CannotListen, serve
 from luigi_spanner.stores import StoreError
 
@@ -32,7 +35,7 @@ def run(options: Options) -> int:
     """Serve in the foreground or the background; the exit code. Raises InvalidOption, CannotListen, StoreError."""
     _set_up_logging(options)
     if not options.background:
-        return asyncio.run(serve(options, open_service))
+        return asyncio.run(_serve(options))
     running = luigi.process.check_pid(options.pidfile)
     if running:
         print(f"luigid is already running as process {running}.", file=sys.stderr)
@@ -41,7 +44,14 @@ def run(options: Options) -> int:
     return 0
 
 
-async def open_service(options: Options) -> Scheduling:
+async def _serve(options: Options) -> int:
+    """Serve as a new replica; as `serve`."""
+    replica = replica_name(random_id)
+    logger.info("luigi-spanner %s starts as replica %s", __version__, replica)
+    return await serve(options, partial(open_service, replica=replica))
+
+
+async def open_service(options: Options, *, replica: str | None = None) -> Scheduling:
     """The service that the options describe, not yet started. Raises StoreError."""
     from luigi_spanner.collector import Freezer
     from luigi_spanner.service import Service  # after the fork: with it comes the store's client
@@ -54,6 +64,7 @@ async def open_service(options: Options) -> Scheduling:
         journal_keep=options.journal_keep,
         history_keep=options.history_days * 86_400.0 or math.inf,
         each_second=Freezer().look,
+        name=replica,
     )
 
 
@@ -79,7 +90,7 @@ def _detach(options: Options) -> None:
         os.umask(UMASK)
         _close_to_others(options)
         try:
-            code = asyncio.run(serve(options, open_service))
+            code = asyncio.run(_serve(options))
         except (InvalidOption, CannotListen, StoreError) as error:
             logger.error("%s", sentence(error))
             code = 2

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from typing import TypeVar
 
 from luigi_spanner.journal import Entry, Row
 from luigi_spanner.offset import Offset
+from luigi_spanner.reach import Reach
 from luigi_spanner.stores import Committed, Refused, Snapshot, Store, Truncated, Unavailable, Unknown
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.02, 1.0)
 """First and longest pause between attempts to reach a store that does not answer; each pause doubles."""
@@ -49,7 +47,7 @@ class JournalClient:
     """Reads and commits. `clock()` gives seconds since the epoch, `sleep(s)` pauses.
 
     `contact` is when the last question was sent that the store has answered, `round_trip` how long a commit took, smoothed, in
-    seconds.
+    seconds. `reading` and `writing`: whether the store does that.
     """
 
     def __init__(
@@ -59,6 +57,8 @@ class JournalClient:
         self._clock = clock
         self._sleep = sleep
         self._offset = offset
+        self.reading = Reach(clock, "The store answers again")
+        self.writing = Reach(clock, "Entries are written again")
         self.contact = clock()
         self.round_trip = 0.0
 
@@ -86,15 +86,19 @@ class JournalClient:
                     received = self._clock()
                     self._offset.measure(at, sent, received)
                     self._note_round_trip(received - sent)
+                    self.writing.works()
                     return None
                 case Refused(reason=reason) if not doubt:
                     raise EntryRefused(reason)
-                case Unknown():
+                case Unknown(reason=reason):
                     doubt = True
+                    self.writing.fails(f"The store has not confirmed entry {entry.seq}, which waits", reason)
             fate, found = await self._fate(entry, doubt)
             if fate is not Fate.ABSENT:
+                self.writing.works()
                 return None if fate is Fate.OURS else found
             if isinstance(outcome, Refused):
+                self.writing.works()
                 raise EntryRefused(outcome.reason)
             await self._sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
@@ -132,8 +136,11 @@ class JournalClient:
         pause = RETRY_SECONDS[0]
         while True:
             try:
-                return await read()
+                answer = await read()
             except Unavailable as error:
-                logger.warning("The store does not answer: %s", error)
+                self.reading.fails("The store does not answer", error)
                 await self._sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS[1])
+            else:
+                self.reading.works()
+                return answer

@@ -110,6 +110,11 @@ class Replica:
         """When the last question was sent that the store has answered."""
         return self._journal.contact
 
+    @property
+    def store_lost(self) -> float | None:
+        """Since when the store does not answer, or does not take what is to be written; None while it does both."""
+        return min((lost for lost in (self._journal.reading.lost, self._journal.writing.lost) if lost is not None), default=None)
+
     # The commit loop
 
     async def load(self) -> None:

@@ -29,7 +29,7 @@ from luigi_spanner.graph.listings import LISTINGS, Listings
 from luigi_spanner.graph.outbox import Mail
 from luigi_spanner.history import EXPIRED_AT_ONCE, History, Source
 from luigi_spanner.history.places import source_of
-from luigi_spanner.ids import random_id
+from luigi_spanner.ids import random_id, replica_name
 from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread, Postman
 from luigi_spanner.methods import is_remote
@@ -55,6 +55,10 @@ DECLARED_AT_ONCE = 2000
 
 PING_HOLD = 1.0
 """How long a ping that must change something may wait. Workers ping under a lock that their forks take too."""
+
+STATUS_HOLD = 0.9
+"""How long a question where the replica stands waits for the store: Kubernetes gives a probe a second, unless told otherwise, and
+a probe that has its answer knows more than one that has run out of time."""
 
 CLOCK_BOUND = 5.0
 """Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, and far below
@@ -101,9 +105,10 @@ class Service:
         journal_keep: int = 100_000,
         history_keep: float = math.inf,
         each_second: Callable[[], object] = lambda: None,
+        name: str | None = None,
     ) -> Service:
-        """A service on the namespace of a store, not yet started. `each_second` runs as often as its housekeeping does. Raises
-        StoreError."""
+        """A service on the namespace of a store, not yet started. `each_second` runs as often as its housekeeping does, `name` is
+        the replica's, by default a new one. Raises StoreError."""
         store = await open_store(url, namespace, ids=random_id)
         return cls(
             store,
@@ -116,6 +121,7 @@ class Service:
             history_keep=history_keep,
             source=source_of(url, namespace, store) if luigi_scheduler.scheduler().record_task_history else None,
             each_second=each_second,
+            name=name,
         )
 
     def __init__(
@@ -134,6 +140,7 @@ class Service:
         each_second: Callable[[], object] = lambda: None,
         send: Callable[[Mail], Awaitable[None]] | None = None,
         dice: Callable[[], float] = random.random,
+        name: str | None = None,
     ) -> None:
         clock = clock if ticks is None else SteadyClock(clock, ticks, CLOCK_BOUND)
         config = luigi_scheduler.scheduler()
@@ -151,7 +158,7 @@ class Service:
         self._store = store
         self._process = process_id()
         self._replica = Replica(
-            name=f"{socket.gethostname()}/{os.getpid()}/{ids()[:8]}",
+            name=name or replica_name(ids),
             namespace=namespace,
             store=store,
             graph=self._graph,
@@ -243,13 +250,16 @@ class Service:
     async def status(self) -> Status:
         """Where the replica stands, after a read of the journal's head."""
         reasons = []
+        down = self._replica.store_lost
+        if down is None and self._replica.failure is None:
+            try:
+                await self._internal(follow, hold=min(STATUS_HOLD, self._hold))
+            except StoreDown:
+                down = self._replica.store_lost or self._replica.contact
         if self._replica.failure is not None:
             reasons.append(self._replica.failure)
-        else:
-            try:
-                await self._internal(follow)
-            except StoreDown:
-                reasons.append("the store does not answer")
+        elif down is not None:  # whoever waits for it goes on asking, so that this is known to have passed as soon as it has
+            reasons.append("the store does not answer")
         ledger = self._graph.ledger
         return Status(
             ready=not reasons,
@@ -258,6 +268,7 @@ class Service:
             namespace=self._replica.namespace,
             applied=ledger.applied,
             watermark=ledger.watermark,
+            store_down_since=down,
         )
 
     def metrics(self) -> tuple[bytes, str] | None:
@@ -310,6 +321,8 @@ class Service:
         except BadRequest as error:
             self._replica.fail(error)
             raise
+        applied = self._graph.ledger.applied
+        logger.info("Replica %s has joined namespace %s at entry %d", self._replica.name, self._replica.namespace, applied)
 
     async def ended(self) -> str:
         """Returns once the replica can serve no more, with the reason."""
@@ -355,7 +368,7 @@ class Service:
             try:
                 await self._do_chores()
             except StoreDown:
-                logger.warning("The store has not answered for %.0f s", self._clock() - self._replica.contact)
+                logger.debug("The store has not answered for %.0f s", self._clock() - self._replica.contact)
             except CallError:
                 # The log has the rule's failure; the next round tries again.
                 logger.warning("A chore failed")

@@ -30,6 +30,7 @@ def test_defaults() -> None:
     assert found.store == "sqlite:////state/luigi-spanner/luigi.db"
     assert (found.namespace, found.port, found.address, found.background) == ("default", 8082, None, False)
     assert (found.hold, found.max_body_bytes, found.rules_mismatch) == (8.0, 16 * 1024 * 1024, "refuse")
+    assert found.drain == 0.0  # whoever ends it at a terminal need not wait
 
 
 def test_every_option_is_a_setting() -> None:
@@ -46,6 +47,7 @@ VALUES = {
     "rules_mismatch": "warn",
     "journal_keep": "7",
     "history_days": "14",
+    "drain": "2",
 }
 
 
@@ -129,6 +131,7 @@ def test_toml(tmp_path: Path) -> None:
         ("rules_mismatch", "maybe"),
         ("background", "perhaps"),
         ("journal_keep", "0"),
+        ("drain", "-1"),
     ],
 )
 def test_wrong_values(name: str, text: str) -> None:

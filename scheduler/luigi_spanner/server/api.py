@@ -19,6 +19,7 @@ import tornado.httputil
 from luigi_spanner.calls import ANONYMOUS, BadRequest, Call, CallError, Principal, RuleFailed, Scheduling, StoreDown
 from luigi_spanner.methods import OURS
 from luigi_spanner.server.door import Door
+from luigi_spanner.server.readiness import Readiness
 from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import Methods, find, parse
 
@@ -43,6 +44,7 @@ class Service:
     ids: Callable[[], str]
     door: Door
     room: Room
+    readiness: Readiness
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

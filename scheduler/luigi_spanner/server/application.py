@@ -28,6 +28,7 @@ from luigi_spanner.server.handlers import (
     StaticHandler,
 )
 from luigi_spanner.server.openapi import describe
+from luigi_spanner.server.readiness import Readiness
 from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import served
 from luigi_spanner.server.why import WhyHandler
@@ -63,6 +64,7 @@ def app(
         ids=ids,
         door=door or Door(),
         room=Room(BODIES * max_body_bytes),
+        readiness=Readiness(),
     )
     given = {"service": service}
     description = json.dumps(describe(service.methods), indent=1).encode("ascii")
@@ -86,7 +88,9 @@ def app(
 
 
 def _log(handler: tornado.web.RequestHandler) -> None:
-    """As tornado does, but what went well is no news: probes and scrapers ask every few seconds."""
+    """As tornado does, but what went well is no news, nor what probes are told: they ask every few seconds, and `Readiness` says
+    when that changes. Of the target only the path: a query may hold parameters that nobody shall see."""
     status, request = handler.get_status(), handler.request
-    level = logging.DEBUG if status < 400 else logging.WARNING if status < 500 else logging.ERROR
-    access_log.log(level, "%d %s %s (%s)", status, request.method, request.uri, request.remote_ip)
+    quiet = status < 400 or isinstance(handler, ReadyHandler)
+    level = logging.DEBUG if quiet else logging.WARNING if status < 500 else logging.ERROR
+    access_log.log(level, "%d %s %s (%s)", status, request.method, request.path, request.remote_ip)

@@ -282,7 +282,10 @@ class Exchange(HTTPMessageDelegate):
         if reply.status not in (204, 304):
             headers["Content-Length"] = str(reply.size)
         kept = self._headers.get("Connection", "").lower()
-        if last or not self._service.door.open or (kept == "close" and self._version == "HTTP/1.1"):
+        if self._service.door.closing:
+            # Tornado has no public word for closing a connection of HTTP/1.1 once its reply has left.
+            self._connection._disconnect_on_finish = True
+        if last or self._service.door.closing or (kept == "close" and self._version == "HTTP/1.1"):
             headers["Connection"] = "close"
         elif kept == "keep-alive" and self._version == "HTTP/1.0":
             headers["Connection"] = "Keep-Alive"

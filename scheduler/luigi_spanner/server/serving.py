@@ -46,6 +46,7 @@ class CannotListen(Exception):
 async def serve(options: Options, opening: Callable[[Options], Awaitable[Scheduling]]) -> int:
     """Serve until a signal or until the replica can serve no more, then answer everything accepted and release the store.
 
+    After a signal it goes on for `options.drain` seconds in which it says that it is not ready; a second one ends these.
     The exit code: 0 after a signal, 1 after a failure, so that whoever supervises the process starts another. `opening` makes
     the scheduler; it is called after the address is ours, so that a second server on the same port touches no store. Raises
     CannotListen, StoreError.
@@ -97,6 +98,8 @@ async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket
     _announce(options, sockets)
     try:
         failure = await _end(scheduling, stopping)
+        if failure is None and options.drain:
+            failure = await _drain(options, scheduling, door, stopping)
         if failure is not None:
             logger.critical("This replica can serve no more: %s", failure)
         logger.info("luigi-spanner stops: no new calls, those accepted are answered")
@@ -107,6 +110,19 @@ async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket
         await scheduling.stop()
         await server.close_all_connections()
     return 0 if failure is None else 1
+
+
+async def _drain(options: Options, scheduling: Scheduling, door: Door, stopping: asyncio.Event) -> str | None:
+    """Go on answering until those who send calls here have seen that they shall no more; as `_end`."""
+    stopping.clear()
+    door.announce()
+    logger.info(
+        "luigi-spanner drains: it answers calls for %g s more, and /readyz says no; another signal ends that", options.drain
+    )
+    try:
+        return await asyncio.wait_for(_end(scheduling, stopping), options.drain)
+    except asyncio.TimeoutError:
+        return None
 
 
 async def _end(scheduling: Scheduling, stopping: asyncio.Event) -> str | None:
