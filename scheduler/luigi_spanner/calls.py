@@ -13,6 +13,7 @@ Errors::
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ class Call:
 
     request_id: str
     method: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict, repr=False)  # nor in the log: some parameters are nobody's business
     principal: Principal = ANONYMOUS
     abandoned: bool = False
 
@@ -59,6 +60,10 @@ class Call:
     def _text(self, name: str) -> str | None:
         value = self.arguments.get(name)
         return value if isinstance(value, str) else None
+
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the call that runs or is answered, for lines of the log that are written meanwhile."""
 
 
 class CallError(Exception):

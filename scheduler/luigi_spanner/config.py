@@ -40,6 +40,7 @@ class Options:
     journal_keep: int
     history_days: int
     drain: float
+    log_format: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +166,13 @@ SETTINGS: tuple[Setting, ...] = (
         read=seconds(0),
         default=0.0,
         help="how long calls are still answered after a signal, while /readyz says that it is shutting down (default: 0)",
+    ),
+    Setting(
+        name="log_format",
+        metavar="text|json",
+        read=one_of("text", "json"),
+        default="text",
+        help="lines of the log as stock luigid writes them, or a JSON object each (default: text)",
     ),
 )
 

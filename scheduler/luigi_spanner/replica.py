@@ -24,6 +24,7 @@ from luigi_spanner.journal_client import EntryRefused, JournalClient, LostTrack
 from luigi_spanner.offset import Offset
 from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Store, StoreError, Truncated
 from luigi_spanner.turns import TRY, Requests, Sent, Turns
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ KNOWN_TRIPS = 2
 
 TRUNCATE_EVERY = 1000
 """Entries between two truncations of the journal."""
+
+
+FORESEEN = (Divergence, StoreError, CallError)
+"""Faults whose words are ours; those of others may quote what callers sent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +108,9 @@ class Replica:
     @property
     def failure(self) -> str | None:
         """Why the replica serves no more, None while it does."""
-        return None if self._fault is None else str(self._fault) or type(self._fault).__name__
+        if self._fault is None:
+            return None
+        return str(self._fault) if isinstance(self._fault, FORESEEN) else f"it met a bug ({type(self._fault).__name__})"
 
     @property
     def contact(self) -> float:
@@ -395,14 +402,15 @@ class Replica:
         for effect in effects:
             try:
                 effect.run()
-            except Exception:  # A collector or a mailer may raise anything; the change it tells of stands.
-                logger.exception("An effect failed")
+            except Exception as error:  # A collector or a mailer may raise anything; the change it tells of stands.
+                logger.error("An effect failed", exc_info=without_words(error))
 
     def fail(self, error: Exception) -> None:
         """Serve no more: the fault is logged, and every call is answered with it."""
         if not isinstance(error, Closed):
-            foreseen = isinstance(error, (Divergence, StoreError, CallError))
-            logger.critical("This replica stops serving: %s", error, exc_info=None if foreseen else error)
+            foreseen = isinstance(error, FORESEEN)
+            what = error if foreseen else type(error).__name__
+            logger.critical("This replica stops serving: %s", what, exc_info=None if foreseen else without_words(error))
         self._fault = error
         self.failed.set()
         self._undo()

@@ -38,6 +38,7 @@ from luigi_spanner.replica import Limits, Replica
 from luigi_spanner.steady import SteadyClock, machine_ticks
 from luigi_spanner.stores import InvalidStore, Store
 from luigi_spanner.stores.location import open_store
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -289,7 +290,7 @@ class Service:
         try:
             await self._replica.load()
         except UNREADABLE as error:
-            logger.debug("The namespace cannot be loaded", exc_info=True)
+            logger.debug("The namespace cannot be loaded", exc_info=without_words(error))
             reason = error if isinstance(error, Divergence) else f"{type(error).__name__}: {error}"
             raise InvalidStore(
                 f"Namespace {self._replica.namespace} cannot be read ({reason}): run `luigi-spanner verify`, and restore a "

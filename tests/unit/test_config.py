@@ -48,6 +48,7 @@ VALUES = {
     "journal_keep": "7",
     "history_days": "14",
     "drain": "2",
+    "log_format": "json",
 }
 
 

@@ -17,7 +17,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.iostream import StreamClosedError
 
-from luigi_spanner.calls import Call, CallError, StoreDown, TooLarge
+from luigi_spanner.calls import REQUEST_ID, Call, CallError, StoreDown, TooLarge
 from luigi_spanner.server.api import (
     Reply,
     Service,
@@ -32,6 +32,7 @@ from luigi_spanner.server.api import (
 )
 from luigi_spanner.server.cors import preflight_headers, reply_headers
 from luigi_spanner.server.representation import LONG_BYTES, Wanted, represent
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +182,7 @@ class Exchange(HTTPMessageDelegate):
     # The call
 
     async def _answer(self) -> None:
+        REQUEST_ID.set(self._request_id)
         try:
             reply = await self._reply()
             if self._gone:
@@ -192,7 +194,7 @@ class Exchange(HTTPMessageDelegate):
         except StreamClosedError:
             self._leave()
         except (Exception, asyncio.CancelledError) as error:  # the caller must not wait for ever, nor the door
-            logger.exception("Call %s has no reply", self._request_id)
+            logger.error("Call %s has no reply", self._request_id, exc_info=without_words(error))
             self._connection.close()
             self._leave()
             if isinstance(error, asyncio.CancelledError):
@@ -271,7 +273,8 @@ class Exchange(HTTPMessageDelegate):
 
     def _give_up(self) -> None:
         """The caller does not take its reply, which must not keep the door and the memory for ever."""
-        logger.warning("Call %s has a reply that its caller does not take", self._request_id)
+        about = {"request_id": self._request_id}
+        logger.warning("Call %s has a reply that its caller does not take", self._request_id, extra=about)
         # Not the connection's `close`, after which nobody who awaits a write is told.
         self._connection.stream.close()
 
