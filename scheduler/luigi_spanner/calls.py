@@ -37,7 +37,8 @@ SYSTEM = Principal(name="system")
 class Call:
     """One call of one caller. `arguments` are the keyword arguments of the method, already validated.
 
-    `abandoned` is set when the caller's connection has closed: a call that has not run is then dropped (I13).
+    `abandoned` is set when the caller's connection has closed: a call that has not run is then dropped (I13). `span` is its
+    OpenTelemetry span, where there are traces.
     """
 
     request_id: str
@@ -45,6 +46,7 @@ class Call:
     arguments: dict[str, Any] = field(default_factory=dict, repr=False)  # nor in the log: some parameters are nobody's business
     principal: Principal = ANONYMOUS
     abandoned: bool = False
+    span: Any = field(default=None, repr=False, compare=False)
 
     def record(self, time: float) -> CallRecord:
         """What the audit trail keeps of this call, run at `time` (seconds since the epoch)."""

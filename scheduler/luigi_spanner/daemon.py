@@ -20,6 +20,7 @@ from luigi_spanner.ids import random_id, replica_name
 from luigi_spanner.logs import Log, stray
 from luigi_spanner.server import CannotListen, serve
 from luigi_spanner.stores import StoreError
+from luigi_spanner.tracing import NO_TRACING, Tracing, open_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,14 @@ async def _serve(options: Options, log: Log) -> int:
     log.introduce(replica)
     asyncio.get_running_loop().set_exception_handler(stray)
     logger.info("luigi-spanner %s starts as replica %s", __version__, replica)
-    return await serve(options, partial(open_service, replica=replica))
+    tracing = open_tracing(os.environ, namespace=options.namespace, replica=replica)
+    try:
+        return await serve(options, partial(open_service, replica=replica, tracing=tracing), tracing=tracing)
+    finally:
+        tracing.close()
 
 
-async def open_service(options: Options, *, replica: str | None = None) -> Scheduling:
+async def open_service(options: Options, *, replica: str | None = None, tracing: Tracing = NO_TRACING) -> Scheduling:
     """The service that the options describe, not yet started. Raises StoreError."""
     from luigi_spanner.collector import Freezer
     from luigi_spanner.service import Service  # after the fork: with it comes the store's client
@@ -67,6 +72,7 @@ async def open_service(options: Options, *, replica: str | None = None) -> Sched
         history_keep=options.history_days * 86_400.0 or math.inf,
         each_second=Freezer().look,
         name=replica,
+        tracing=tracing,
     )
 
 

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 QUIETER = {
     "alembic": logging.WARNING,  # the start-up line says what a person needs
     "google.auth": logging.ERROR,  # and our sentence, that there are no credentials
+    "opentelemetry.exporter": logging.CRITICAL,  # `spans` tells once that a collector is away, they tell it every second or two
 }
 """Loggers of libraries that say too much, unless the configuration names a level for them."""
 

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from luigi_spanner.calls import Call, CallError, RuleFailed, StoreDown
@@ -74,7 +74,7 @@ class Readers:
         question = f"{call.method} {compact(call.arguments)}"
         visit = self._waiting.get(question)
         if visit is None:
-            shared = Call(request_id=call.request_id, method=call.method, arguments=call.arguments, principal=call.principal)
+            shared = replace(call, abandoned=False)
             visit = self._waiting[question] = _Visit(shared)
             visit.reply = asyncio.create_task(self._answer(visit, question), name=f"listing {call.method}")
             # All who asked may have been cancelled: then nobody else looks at what went wrong.

@@ -23,6 +23,7 @@ from luigi_spanner.journal import Entry
 from luigi_spanner.journal_client import EntryRefused, JournalClient, LostTrack
 from luigi_spanner.offset import Offset
 from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Store, StoreError, Truncated
+from luigi_spanner.tracing import NO_TRACING, Tracing
 from luigi_spanner.turns import TRY, Requests, Sent, Turns
 from luigi_spanner.wordless import without_words
 
@@ -79,6 +80,7 @@ class Replica:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         limits: Limits | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -89,6 +91,7 @@ class Replica:
         self._ids = ids
         self._clock = clock
         self._sleep = sleep
+        self._tracing = tracing
         self._queue: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self.failed = asyncio.Event()
@@ -170,7 +173,8 @@ class Replica:
         """Answer every call of `batch`, each once; StoreDown for all if the replica fails. `alone`: nobody may join them."""
         try:
             while batch and self._fault is None:
-                batch = await self._settle(batch, alone)
+                with self._tracing.batch(batch):
+                    batch = await self._settle(batch, alone)
         except Exception as error:  # Whatever it is, nobody may be told that all is well: this replica has come to its end.
             self.fail(error)
         except BaseException:
@@ -203,7 +207,9 @@ class Replica:
                 # In case that it is lost again.
                 sent = self._requests.send(turn, losses, self.graph.ledger.applied + 2, missed + 1)
             try:
-                found = await self._commit_batch(ran, turn, losses)
+                with self._tracing.commit(self.graph.ledger.applied + 1) as step:
+                    found = await self._commit_batch(ran, turn, losses)
+                    step.ends(outcome="committed" if found is None else "conflict")
             except EntryRefused as refused:
                 return await self._refuse(ran, str(refused))
             except LostTrack:
@@ -263,6 +269,13 @@ class Replica:
         return found
 
     async def _catch_up(self, found: Sequence[Entry] = ()) -> int:
+        """As `_follow`."""
+        with self._tracing.catch_up() as step:
+            count = await self._follow(found)
+            step.ends(entries=count)
+        return count
+
+    async def _follow(self, found: Sequence[Entry]) -> int:
         """Undo what is not committed and apply what others have; how many entries. One strong read tells (I1), unless `found` has
         come after the last entry applied."""
         count = 0

@@ -38,6 +38,7 @@ from luigi_spanner.replica import Limits, Replica
 from luigi_spanner.steady import SteadyClock, machine_ticks
 from luigi_spanner.stores import InvalidStore, Store
 from luigi_spanner.stores.location import open_store
+from luigi_spanner.tracing import NO_TRACING, Tracing
 from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class Service:
         history_keep: float = math.inf,
         each_second: Callable[[], object] = lambda: None,
         name: str | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> Service:
         """A service on the namespace of a store, not yet started. `each_second` runs as often as its housekeeping does, `name` is
         the replica's, by default a new one. Raises StoreError."""
@@ -123,6 +125,7 @@ class Service:
             source=source_of(url, namespace, store) if luigi_scheduler.scheduler().record_task_history else None,
             each_second=each_second,
             name=name,
+            tracing=tracing,
         )
 
     def __init__(
@@ -142,6 +145,7 @@ class Service:
         send: Callable[[Mail], Awaitable[None]] | None = None,
         dice: Callable[[], float] = random.random,
         name: str | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         clock = clock if ticks is None else SteadyClock(clock, ticks, CLOCK_BOUND)
         config = luigi_scheduler.scheduler()
@@ -167,6 +171,7 @@ class Service:
             clock=clock,
             sleep=asyncio.sleep,
             limits=Limits(journal_keep=journal_keep, offset_bound=CLOCK_BOUND),
+            tracing=tracing,
         )
         self._graph.clock = self._replica.offset.now
         self._graph._state.history.keep = history_keep if source is not None else None

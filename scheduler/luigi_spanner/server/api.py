@@ -22,6 +22,7 @@ from luigi_spanner.server.door import Door
 from luigi_spanner.server.readiness import Readiness
 from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import Methods, find, parse
+from luigi_spanner.tracing import NO_TRACING, Tracing
 from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Service:
     door: Door
     room: Room
     readiness: Readiness
+    tracing: Tracing = NO_TRACING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,6 +32,7 @@ from luigi_spanner.server.readiness import Readiness
 from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import served
 from luigi_spanner.server.why import WhyHandler
+from luigi_spanner.tracing import NO_TRACING, Tracing
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Largest body of a call, unless configured. Far above what workers send, far below an entry's limit in every store."""
@@ -51,6 +52,7 @@ def app(
     ids: Callable[[], str] = random_id,
     door: Door | None = None,
     body_seconds: float = BODY_SECONDS,
+    tracing: Tracing = NO_TRACING,
 ) -> Front:
     """What serves `scheduling` to workers and to the visualiser, for tornado's HTTPServer.
 
@@ -65,6 +67,7 @@ def app(
         door=door or Door(),
         room=Room(BODIES * max_body_bytes),
         readiness=Readiness(),
+        tracing=tracing,
     )
     given = {"service": service}
     description = json.dumps(describe(service.methods), indent=1).encode("ascii")

@@ -32,6 +32,7 @@ from luigi_spanner.server.api import (
 )
 from luigi_spanner.server.cors import preflight_headers, reply_headers
 from luigi_spanner.server.representation import LONG_BYTES, Wanted, represent
+from luigi_spanner.tracing import CallStep
 from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
@@ -184,13 +185,15 @@ class Exchange(HTTPMessageDelegate):
     async def _answer(self) -> None:
         REQUEST_ID.set(self._request_id)
         try:
-            reply = await self._reply()
-            if self._gone:
-                return
-            if reply.size < LONG_BYTES:
-                self._send(reply)
-            else:
-                await self._send_long(reply)
+            with self._service.tracing.call(self._verb, self._target, self._headers, self._connection.context) as step:
+                reply = await self._reply(step)
+                if self._gone:
+                    return
+                step.answered(reply.status)
+                if reply.size < LONG_BYTES:
+                    self._send(reply)
+                else:
+                    await self._send_long(reply)
         except StreamClosedError:
             self._leave()
         except (Exception, asyncio.CancelledError) as error:  # the caller must not wait for ever, nor the door
@@ -200,7 +203,7 @@ class Exchange(HTTPMessageDelegate):
             if isinstance(error, asyncio.CancelledError):
                 raise
 
-    async def _reply(self) -> Reply:
+    async def _reply(self, step: CallStep) -> Reply:
         path, _, query = self._target.partition("?")
         name = unquote(path[len("/api/") :])
         try:
@@ -211,6 +214,7 @@ class Exchange(HTTPMessageDelegate):
             return failure(error, self._request_id)
         call.abandoned = self._gone or _hung_up(self._connection)
         self._call = call
+        step.runs(call)
         reply = await answer(self._service.scheduling, call)
         tagged = self._verb == "GET" and name in LISTINGS
         if reply.status == 200 and (tagged or reply.size >= LONG_BYTES):

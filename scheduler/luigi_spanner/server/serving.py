@@ -20,6 +20,7 @@ from luigi_spanner.config import Options
 from luigi_spanner.server.application import BODY_SECONDS, app
 from luigi_spanner.server.door import Door
 from luigi_spanner.server.listener import Listener
+from luigi_spanner.tracing import NO_TRACING, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class CannotListen(Exception):
     """The address cannot be bound. The message is one sentence for the person who configured it."""
 
 
-async def serve(options: Options, opening: Callable[[Options], Awaitable[Scheduling]]) -> int:
+async def serve(options: Options, opening: Callable[[Options], Awaitable[Scheduling]], *, tracing: Tracing = NO_TRACING) -> int:
     """Serve until a signal or until the replica can serve no more, then answer everything accepted and release the store.
 
     After a signal it goes on for `options.drain` seconds in which it says that it is not ready; a second one ends these.
@@ -57,7 +58,7 @@ async def serve(options: Options, opening: Callable[[Options], Awaitable[Schedul
     try:
         scheduling = await _unless(stopping, _started(options, opening))
         if scheduling is not None:
-            code = await _answer(options, scheduling, sockets, stopping)
+            code = await _answer(options, scheduling, sockets, stopping, tracing)
     finally:
         for listening in sockets:
             listening.close()
@@ -89,10 +90,12 @@ async def _started(options: Options, opening: Callable[[Options], Awaitable[Sche
     return scheduling
 
 
-async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event) -> int:
+async def _answer(
+    options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event, tracing: Tracing
+) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     door = Door()
-    front = app(scheduling, max_body_bytes=options.max_body_bytes, door=door, body_seconds=BODY_SECONDS)
+    front = app(scheduling, max_body_bytes=options.max_body_bytes, door=door, body_seconds=BODY_SECONDS, tracing=tracing)
     server = Listener(front)
     server.add_sockets(sockets)
     _announce(options, sockets)
