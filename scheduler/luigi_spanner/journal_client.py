@@ -92,7 +92,7 @@ class JournalClient:
                     raise EntryRefused(reason)
                 case Unknown(reason=reason):
                     doubt = True
-                    self.writing.fails(f"The store has not confirmed entry {entry.seq}, which waits", reason)
+                    self.writing.fails(f"The store has not confirmed entry {entry.seq}, which waits", reason, sent)
             fate, found = await self._fate(entry, doubt)
             if fate is not Fate.ABSENT:
                 self.writing.works()
@@ -138,7 +138,7 @@ class JournalClient:
             try:
                 answer = await read()
             except Unavailable as error:
-                self.reading.fails("The store does not answer", error)
+                self.reading.fails("The store does not answer", error, self.contact)
                 await self._sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS[1])
             else:

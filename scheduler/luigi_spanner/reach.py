@@ -20,10 +20,11 @@ class Reach:
         self._said = ""
         self.lost: float | None = None
 
-    def fails(self, what: str, why: object) -> None:
-        """It has failed once more. Whoever tries again and again is told once, and again when the reason is another."""
+    def fails(self, what: str, why: object, since: float | None = None) -> None:
+        """It has failed once more, the first time since then or since now. Whoever tries again and again is told once, and again
+        when the reason is another."""
         if self.lost is None:
-            self.lost = self._clock()
+            self.lost = self._clock() if since is None else since
         news = str(why) != self._said
         self._said = str(why)
         logger.log(logging.WARNING if news else logging.DEBUG, "%s: %s", what, why)

@@ -198,12 +198,8 @@ def test_in_the_background(collector: Collector, tmp_path: Path) -> None:
         os.kill(int(pidfile.read_text()), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("how", ["refuses", "swallows"])
-def test_a_collector_that_is_dead_delays_nobody(serve: Callable[..., Process], how: str) -> None:
-    with socket.socket() as dead:
-        dead.bind(("127.0.0.1", 0))
-        if how == "swallows":
-            dead.listen()  # it accepts, and never answers
+def test_a_collector_that_is_dead_delays_nobody(serve: Callable[..., Process]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as dead:  # it accepts, and never answers
         endpoint = f"http://127.0.0.1:{dead.getsockname()[1]}"
         process = serve("--store", "memory://", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_BSP_SCHEDULE_DELAY="50")
         client = process.client()
@@ -215,7 +211,7 @@ def test_a_collector_that_is_dead_delays_nobody(serve: Callable[..., Process], h
         process.signal(signal.SIGTERM)
         assert process.exit_code() == 0
         assert time.monotonic() - began < 6.0
-    assert "Traceback" not in process.output and "Transient" not in process.output
+    assert "Traceback" not in process.output
 
 
 def test_a_collector_that_was_away(serve: Callable[..., Process]) -> None:
@@ -232,29 +228,6 @@ def test_a_collector_that_was_away(serve: Callable[..., Process]) -> None:
     assert process.output.count("Spans cannot be sent") == 1
 
 
-@pytest.mark.parametrize(
-    ("extra", "sentence"),
-    [
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "There are no traces: the environment asks for the exporter otlp_proto_grpc, which is not there; install",
-        ),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
-            "There are no traces: OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json', which is none of http/protobuf, grpc$",
-        ),
-        (
-            {"OTEL_TRACES_EXPORTER": "nobody"},
-            "There are no traces: the environment asks for the exporter nobody, which is not there; install its package$",
-        ),
-    ],
-)
-def test_an_exporter_that_cannot_be_had_is_told_of(serve: Callable[..., Process], extra: dict[str, str], sentence: str) -> None:
-    process = serve("--store", "memory://", **extra)
-    process.line(f"WARNING: {sentence}")
-    add(process.client(), "A")
-
-
 def test_without_the_extra(serve: Callable[..., Process], tmp_path: Path) -> None:
     """The exporter's package is there in the tests: hide what it has registered."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -264,12 +237,10 @@ def test_without_the_extra(serve: Callable[..., Process], tmp_path: Path) -> Non
     )
     process = serve("--store", "memory://", OTEL_EXPORTER_OTLP_ENDPOINT=NOWHERE, PYTHONPATH=str(tmp_path))
     process.line(r"WARNING: There are no traces: .* otlp_proto_http, which is not there; pip install 'luigi-spanner\[tracing\]'$")
+    add(process.client(), "A")  # and it serves
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, "OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}],
-)
+@pytest.mark.parametrize("extra", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": NOWHERE, "OTEL_SDK_DISABLED": "true"}])
 def test_nothing_of_it_is_imported_unless_it_is_wanted(serve: Callable[..., Process], extra: dict[str, str]) -> None:
     process = serve("--store", "sqlite:///a.db", PYTHONPROFILEIMPORTTIME="1", **extra)
     client = process.client()
