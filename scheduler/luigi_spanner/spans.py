@@ -25,6 +25,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from luigi_spanner._version import __version__
 from luigi_spanner.batch import Waiting
 from luigi_spanner.calls import Call
+from luigi_spanner.methods import OURS
 from luigi_spanner.reach import Reach
 from luigi_spanner.tracing import NO_CALL, NO_STEP, CallStep, Step, Tracing
 
@@ -39,7 +40,7 @@ PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 UNTRACED = frozenset({"/api/ping"})
 
-ROUTES = frozenset(f"/api/{name}" for name in RPC_METHODS)
+ROUTES = frozenset(f"/api/{name}" for name in OURS.union(RPC_METHODS))
 
 
 P = TypeVar("P", bound="_Part")
