@@ -9,7 +9,7 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any
 
-from luigi_spanner.calls import BadRequest, Call, CallError, RuleFailed, StoreDown, TooLarge, UnknownTask
+from luigi_spanner.calls import REQUEST_ID, BadRequest, Call, CallError, RuleFailed, StoreDown, TooLarge, UnknownTask
 from luigi_spanner.graph.graph import Graph, RulesMismatch
 from luigi_spanner.graph.ledger import Ledger, Sealed, Unstorable
 from luigi_spanner.graph.state import NoSuchBatch
@@ -17,6 +17,7 @@ from luigi_spanner.graph.tracker import RowId, Savepoint
 from luigi_spanner.graph.why import NoSuchTask
 from luigi_spanner.journal import CallRecord, Entry, Row, compact, encode, pack
 from luigi_spanner.stores import COMMIT_BYTES, COMMIT_ROWS
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Waiting:
     encoded: bool = True
     answered: Callable[[Waiting], None] | None = None
     given_up: bool = False
-    reply: Any = None
+    reply: Any = field(default=None, repr=False)
     error: Exception | None = None
     done: bool = False
 
@@ -76,8 +77,10 @@ class Waiting:
         self.done = True
         if isinstance(self.error, RuleFailed):
             # Not before: on the state that the replica had before it caught up, a rule may fail for a call that then succeeds.
+            cause = self.error.__cause__ or self.error
+            about = {"request_id": self.call.request_id}
             message = "Call %s of request %s failed and was undone"
-            logger.error(message, self.call.method, self.call.request_id, exc_info=self.error.__cause__)
+            logger.error(message, self.call.method, self.call.request_id, exc_info=without_words(cause), extra=about)
         if self.answered is not None:
             self.answered(self)
 
@@ -88,7 +91,7 @@ class Ran:
 
     calls: list[Waiting] = field(default_factory=list)
     left: list[Waiting] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list, repr=False)
     row_ids: dict[RowId, None] = field(default_factory=dict)
     records: list[CallRecord] = field(default_factory=list)
 
@@ -134,6 +137,7 @@ def run(graph: Graph, batch: Iterable[Waiting], seq: int) -> Ran:
 def _run_one(graph: Graph, waiting: Waiting) -> Sealed:
     savepoint = graph.tracker.savepoint()
     waiting.reply = waiting.error = None
+    about = REQUEST_ID.set(waiting.call.request_id)
     try:
         result = graph.run(waiting.run, waiting.call.arguments)
         waiting.reply = compact(result).encode("ascii") if waiting.encoded else result
@@ -142,6 +146,8 @@ def _run_one(graph: Graph, waiting: Waiting) -> Sealed:
         graph.tracker.rollback(savepoint)
         waiting.error = error if not waiting.encoded else _as_call_error(waiting.call, error)
         return Sealed(text="", row_ids=())
+    finally:
+        REQUEST_ID.reset(about)
 
 
 def _as_call_error(call: Call, error: Exception) -> CallError:

@@ -13,6 +13,7 @@ Errors::
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,14 +37,16 @@ SYSTEM = Principal(name="system")
 class Call:
     """One call of one caller. `arguments` are the keyword arguments of the method, already validated.
 
-    `abandoned` is set when the caller's connection has closed: a call that has not run is then dropped (I13).
+    `abandoned` is set when the caller's connection has closed: a call that has not run is then dropped (I13). `span` is its
+    OpenTelemetry span, where there are traces.
     """
 
     request_id: str
     method: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict, repr=False)  # nor in the log: some parameters are nobody's business
     principal: Principal = ANONYMOUS
     abandoned: bool = False
+    span: Any = field(default=None, repr=False, compare=False)
 
     def record(self, time: float) -> CallRecord:
         """What the audit trail keeps of this call, run at `time` (seconds since the epoch)."""
@@ -59,6 +62,10 @@ class Call:
     def _text(self, name: str) -> str | None:
         value = self.arguments.get(name)
         return value if isinstance(value, str) else None
+
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the call that runs or is answered, for lines of the log that are written meanwhile."""
 
 
 class CallError(Exception):
@@ -106,7 +113,10 @@ class StoreDown(CallError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Where a replica stands. `reasons` say in words why it is not ready; empty when `ready`. `applied` is the seq in memory."""
+    """Where a replica stands. `reasons` say in words why it is not ready; empty when `ready`. `applied` is the seq in memory.
+
+    `store_down_since`: seconds since the epoch, None while the store answers.
+    """
 
     ready: bool
     reasons: tuple[str, ...]
@@ -114,6 +124,7 @@ class Status:
     namespace: str
     applied: int
     watermark: int
+    store_down_since: float | None = None
 
 
 class Scheduling(Protocol):

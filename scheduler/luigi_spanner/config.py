@@ -41,6 +41,8 @@ class Options:
     history_days: int
     metrics_resources: int
     metrics_task_series: int
+    drain: float
+    log_format: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,15 +71,19 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def seconds(text: str) -> float:
-    """Reads a time between a tenth of a second and an hour."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError("is not a number of seconds") from None
-    if not 0.1 <= value <= 3600:  # nor is NaN
-        raise ValueError("is not between 0.1 and 3600 seconds")
-    return value
+def seconds(low: float) -> Callable[[str], float]:
+    """Reads a time from `low` seconds to an hour."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError("is not a number of seconds") from None
+        if not low <= value <= 3600:  # nor is NaN
+            raise ValueError(f"is not between {low:g} and 3600 seconds")
+        return value
+
+    return read
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -124,7 +130,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="hold",
         metavar="SECONDS",
-        read=seconds,
+        read=seconds(0.1),
         default=8.0,  # workers give up after their rpc-connect-timeout, by default 10 s
         help="longest time that a call is held while the store does not answer (default: 8)",
     ),
@@ -169,6 +175,20 @@ SETTINGS: tuple[Setting, ...] = (
         read=whole(0, 10**6),
         default=0,
         help="most label combinations of Luigi's own metrics of tasks, 0 for no bound (default: 0)",
+    ),
+    Setting(
+        name="drain",
+        metavar="SECONDS",
+        read=seconds(0),
+        default=0.0,
+        help="how long calls are still answered after a signal, while /readyz says that it is shutting down (default: 0)",
+    ),
+    Setting(
+        name="log_format",
+        metavar="text|json",
+        read=one_of("text", "json"),
+        default="text",
+        help="lines of the log as stock luigid writes them, or a JSON object each (default: text)",
     ),
 )
 

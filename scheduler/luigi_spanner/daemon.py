@@ -9,15 +9,18 @@ import os
 import stat
 import sys
 from contextlib import suppress
-from types import SimpleNamespace
+from functools import partial
 
 import luigi.process
-from luigi.setup_logging import DaemonLogging
 
+from luigi_spanner._version import __version__
 from luigi_spanner.calls import Scheduling
 from luigi_spanner.config import InvalidOption, Options, sentence
+from luigi_spanner.ids import random_id, replica_name
+from luigi_spanner.logs import Log, stray
 from luigi_spanner.server import CannotListen, serve
 from luigi_spanner.stores import StoreError
+from luigi_spanner.tracing import NO_TRACING, Tracing, open_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +33,32 @@ DEFAULT_LOGDIR = "/var/log/luigi"
 
 def run(options: Options) -> int:
     """Serve in the foreground or the background; the exit code. Raises InvalidOption, CannotListen, StoreError."""
-    _set_up_logging(options)
+    log = Log(options)
+    log.set_up()
     if not options.background:
-        return asyncio.run(serve(options, open_service))
+        return asyncio.run(_serve(options, log))
     running = luigi.process.check_pid(options.pidfile)
     if running:
         print(f"luigid is already running as process {running}.", file=sys.stderr)
         return 0
-    _detach(options)
+    _detach(options, log)
     return 0
 
 
-async def open_service(options: Options) -> Scheduling:
+async def _serve(options: Options, log: Log) -> int:
+    """Serve as a new replica; as `serve`."""
+    replica = replica_name(random_id)
+    log.introduce(replica)
+    asyncio.get_running_loop().set_exception_handler(stray)
+    logger.info("luigi-spanner %s starts as replica %s", __version__, replica)
+    tracing = open_tracing(os.environ, namespace=options.namespace, replica=replica)
+    try:
+        return await serve(options, partial(open_service, replica=replica, tracing=tracing), tracing=tracing)
+    finally:
+        tracing.close()
+
+
+async def open_service(options: Options, *, replica: str | None = None, tracing: Tracing = NO_TRACING) -> Scheduling:
     """The service that the options describe, not yet started. Raises StoreError."""
     from luigi_spanner.collector import Freezer
     from luigi_spanner.metrics.page import Bounds
@@ -56,32 +73,19 @@ async def open_service(options: Options) -> Scheduling:
         history_keep=options.history_days * 86_400.0 or math.inf,
         each_second=Freezer().look,
         bounds=Bounds(resources=options.metrics_resources, task_series=options.metrics_task_series or None),
+        name=replica,
+        tracing=tracing,
     )
 
 
-def _set_up_logging(options: Options) -> None:
-    try:
-        if options.logdir is not None:
-            os.makedirs(options.logdir, exist_ok=True)
-        DaemonLogging.setup(SimpleNamespace(background=options.background, logdir=options.logdir))
-    except OSError as error:
-        raise InvalidOption(f"Logging cannot be set up: {error}.") from error
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # the start-up line says what a person needs
-    logging.getLogger("google.auth").setLevel(logging.ERROR)  # and our sentence, that there are no credentials
-    # [core] logging_conf_file silences every logger made before it that it does not name
-    for name in list(logging.root.manager.loggerDict):
-        if name.partition(".")[0] == "luigi_spanner":
-            logging.getLogger(name).disabled = False
-
-
-def _detach(options: Options) -> None:
+def _detach(options: Options, log: Log) -> None:
     """Luigi's own way into the background, so that pid file, log file and fork are as its users know them."""
 
     def main(**_stock: object) -> None:
         os.umask(UMASK)
         _close_to_others(options)
         try:
-            code = asyncio.run(serve(options, open_service))
+            code = asyncio.run(_serve(options, log))
         except (InvalidOption, CannotListen, StoreError) as error:
             logger.error("%s", sentence(error))
             code = 2
@@ -89,6 +93,7 @@ def _detach(options: Options) -> None:
 
     try:
         luigi.process.daemonize(main, pidfile=options.pidfile, logdir=options.logdir)
+        log.release()  # another process was quicker with the pid file
     except OSError as error:
         raise InvalidOption(f"Cannot go into the background: {error}.") from error
 

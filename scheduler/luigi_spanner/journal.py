@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json import encoder
 from typing import Any
 
@@ -75,8 +75,8 @@ class Entry:
     digest: str
     turn: bool = False
     version: int = ENCODING_VERSION
-    calls: bytes
-    changes: bytes
+    calls: bytes = field(repr=False)
+    changes: bytes = field(repr=False)
 
     @property
     def only_asks(self) -> bool:
@@ -95,8 +95,8 @@ class Row:
 
     table: str
     key: Key
-    body: bytes | None
-    columns: dict[str, Any]
+    body: bytes | None = field(repr=False)
+    columns: dict[str, Any] = field(repr=False)
 
 
 def encode(value: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from typing import TypeVar
@@ -10,11 +9,10 @@ from typing import TypeVar
 from luigi_spanner.journal import Entry, Row
 from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.offset import Offset
+from luigi_spanner.reach import Reach
 from luigi_spanner.stores import Committed, Refused, Snapshot, Store, StoreError, Truncated, Unavailable, Unknown
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.02, 1.0)
 """First and longest pause between attempts to reach a store that does not answer; each pause doubles."""
@@ -50,7 +48,7 @@ class JournalClient:
     """Reads and commits. `clock()` gives seconds since the epoch, `sleep(s)` pauses.
 
     `contact` is when the last question was sent that the store has answered, `round_trip` how long a commit took, smoothed, in
-    seconds, `head` the seq of the newest entry heard of.
+    seconds, `head` the seq of the newest entry heard of. `reading` and `writing`: whether the store does that.
     """
 
     def __init__(
@@ -68,6 +66,8 @@ class JournalClient:
         self._offset = offset
         self._meter = meter
         self.head = 0
+        self.reading = Reach(clock, "The store answers again")
+        self.writing = Reach(clock, "Entries are written again")
         self.contact = clock()
         self.round_trip = 0.0
 
@@ -102,15 +102,19 @@ class JournalClient:
                     self.head = max(self.head, entry.seq)
                     self._offset.measure(at, sent, received)
                     self._note_round_trip(received - sent)
+                    self.writing.works()
                     return None
                 case Refused(reason=reason) if not doubt:
                     raise EntryRefused(reason)
-                case Unknown():
+                case Unknown(reason=reason):
                     doubt = True
+                    self.writing.fails(f"The store has not confirmed entry {entry.seq}, which waits", reason, sent)
             fate, found = await self._fate(entry, doubt)
             if fate is not Fate.ABSENT:
+                self.writing.works()
                 return None if fate is Fate.OURS else found
             if isinstance(outcome, Refused):
+                self.writing.works()
                 raise EntryRefused(outcome.reason)
             await self._sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
@@ -150,11 +154,14 @@ class JournalClient:
         pause = RETRY_SECONDS[0]
         while True:
             try:
-                return await read()
+                answer = await read()
             except StoreError as error:
                 self._meter.store_error(error)
                 if not isinstance(error, Unavailable):
                     raise
-                logger.warning("The store does not answer: %s", error)
+                self.reading.fails("The store does not answer", error, self.contact)
                 await self._sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS[1])
+            else:
+                self.reading.works()
+                return answer

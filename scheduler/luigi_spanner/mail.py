@@ -16,6 +16,7 @@ from luigi import notifications
 from luigi_spanner.calls import CallError
 from luigi_spanner.graph import surroundings
 from luigi_spanner.graph.outbox import Mail, Outbox, Outcome
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +147,9 @@ class Postman:
             except CallError as error:
                 # The next look tries again. Mail that was sent is not sent again: `_done` is kept until it is in the journal.
                 logger.warning("The outbox is out of reach: %s", error)
-            except Exception:  # Luigi may not be able to read its configuration: that is no reason to send nothing ever again.
-                logger.exception("What is in the outbox could not be sent")
+            except Exception as error:
+                # Luigi may not be able to read its configuration: that is no reason to send nothing ever again.
+                logger.error("What is in the outbox could not be sent", exc_info=without_words(error))
             finally:
                 self._resting.set()
 

@@ -11,12 +11,13 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from luigi_spanner.calls import Call, CallError, RuleFailed, StoreDown
 from luigi_spanner.graph.listings import FEW, Listings, Render
 from luigi_spanner.journal import compact
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +74,9 @@ class Readers:
         question = f"{call.method} {compact(call.arguments)}"
         visit = self._waiting.get(question)
         if visit is None:
-            shared = Call(request_id=call.request_id, method=call.method, arguments=call.arguments, principal=call.principal)
+            shared = replace(call, abandoned=False)
             visit = self._waiting[question] = _Visit(shared)
-            visit.reply = asyncio.create_task(self._answer(visit, question), name=question)
+            visit.reply = asyncio.create_task(self._answer(visit, question), name=f"listing {call.method}")
             # All who asked may have been cancelled: then nobody else looks at what went wrong.
             visit.reply.add_done_callback(lambda reply: reply.cancelled() or reply.exception())
         visit.callers.append(call)
@@ -110,7 +111,8 @@ class Readers:
             except CallError:
                 raise
             except Exception as error:  # A rule may raise anything, and so may what it has left to the thread.
-                logger.exception("Listing %s of request %s failed", visit.call.method, visit.call.request_id)
+                message, words = "Listing %s of request %s failed", (visit.call.method, visit.call.request_id)
+                logger.error(message, *words, exc_info=without_words(error), extra={"request_id": visit.call.request_id})
                 raise RuleFailed(f"{visit.call.method} failed; the log has request {visit.call.request_id}") from error
 
     async def _take(self, visit: _Visit, question: str) -> Render:

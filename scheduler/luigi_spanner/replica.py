@@ -27,7 +27,9 @@ from luigi_spanner.journal_client import EntryRefused, JournalClient, LostTrack
 from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.offset import Offset
 from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Store, StoreError, Truncated
+from luigi_spanner.tracing import NO_TRACING, Tracing
 from luigi_spanner.turns import TRY, Requests, Sent, Turns
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,10 @@ KNOWN_TRIPS = 2
 
 TRUNCATE_EVERY = 1000
 """Entries between two truncations of the journal."""
+
+
+FORESEEN = (Divergence, StoreError, CallError)
+"""Faults whose words are ours; those of others may quote what callers sent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +75,7 @@ class Replica:
         sleep: Callable[[float], Awaitable[None]],
         limits: Limits | None = None,
         meter: Meter | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -79,6 +86,7 @@ class Replica:
         self._ids = ids
         self._clock = clock
         self._sleep = sleep
+        self._tracing = tracing
         self._queue: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self.failed = asyncio.Event()
@@ -97,7 +105,9 @@ class Replica:
     @property
     def failure(self) -> str | None:
         """Why the replica serves no more, None while it does."""
-        return None if self._fault is None else str(self._fault) or type(self._fault).__name__
+        if self._fault is None:
+            return None
+        return str(self._fault) if isinstance(self._fault, FORESEEN) else f"it met a bug ({type(self._fault).__name__})"
 
     @property
     def contact(self) -> float:
@@ -113,6 +123,11 @@ class Replica:
     def queued(self) -> int:
         """How many calls wait for the next batch."""
         return len(self._queue)
+
+    @property
+    def store_lost(self) -> float | None:
+        """Since when the store does not answer, or does not take what is to be written; None while it does both."""
+        return min((lost for lost in (self._journal.reading.lost, self._journal.writing.lost) if lost is not None), default=None)
 
     # The commit loop
 
@@ -162,7 +177,8 @@ class Replica:
         """Answer every call of `batch`, each once; StoreDown for all if the replica fails. `alone`: nobody may join them."""
         try:
             while batch and self._fault is None:
-                batch = await self._settle(batch, alone)
+                with self._tracing.batch(batch):
+                    batch = await self._settle(batch, alone)
         except Exception as error:  # Whatever it is, nobody may be told that all is well: this replica has come to its end.
             self.fail(error)
         except BaseException:
@@ -195,7 +211,9 @@ class Replica:
                 # In case that it is lost again.
                 sent = self._requests.send(turn, losses, self.graph.ledger.applied + 2, missed + 1)
             try:
-                found = await self._commit_batch(ran, turn, losses)
+                with self._tracing.commit(self.graph.ledger.applied + 1) as step:
+                    found = await self._commit_batch(ran, turn, losses)
+                    step.ends(outcome="committed" if found is None else "conflict")
             except EntryRefused as refused:
                 return await self._refuse(ran, str(refused))
             except LostTrack:
@@ -256,6 +274,13 @@ class Replica:
         return found
 
     async def _catch_up(self, found: Sequence[Entry] = ()) -> int:
+        """As `_follow`."""
+        with self._tracing.catch_up() as step:
+            count = await self._follow(found)
+            step.ends(entries=count)
+        return count
+
+    async def _follow(self, found: Sequence[Entry]) -> int:
         """Undo what is not committed and apply what others have; how many entries. One strong read tells (I1), unless `found` has
         come after the last entry applied."""
         count = 0
@@ -384,14 +409,15 @@ class Replica:
         for effect in effects:
             try:
                 effect.run()
-            except Exception:  # A collector or a mailer may raise anything; the change it tells of stands.
-                logger.exception("An effect failed")
+            except Exception as error:  # A collector or a mailer may raise anything; the change it tells of stands.
+                logger.error("An effect failed", exc_info=without_words(error))
 
     def fail(self, error: Exception) -> None:
         """Serve no more: the fault is logged, and every call is answered with it."""
         if not isinstance(error, Closed):
-            foreseen = isinstance(error, (Divergence, StoreError, CallError))
-            logger.critical("This replica stops serving: %s", error, exc_info=None if foreseen else error)
+            foreseen = isinstance(error, FORESEEN)
+            what = error if foreseen else type(error).__name__
+            logger.critical("This replica stops serving: %s", what, exc_info=None if foreseen else without_words(error))
         self._fault = error
         self.failed.set()
         self._undo()

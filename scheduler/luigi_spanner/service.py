@@ -29,7 +29,7 @@ from luigi_spanner.graph.listings import LISTINGS, Listings
 from luigi_spanner.graph.outbox import Mail
 from luigi_spanner.history import EXPIRED_AT_ONCE, History, Source
 from luigi_spanner.history.places import source_of
-from luigi_spanner.ids import random_id
+from luigi_spanner.ids import random_id, replica_name
 from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread, Postman
 from luigi_spanner.methods import is_remote
@@ -39,6 +39,8 @@ from luigi_spanner.replica import Limits, Replica
 from luigi_spanner.steady import SteadyClock, machine_ticks
 from luigi_spanner.stores import InvalidStore, Store
 from luigi_spanner.stores.location import open_store, parse
+from luigi_spanner.tracing import NO_TRACING, Tracing
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,10 @@ DECLARED_AT_ONCE = 2000
 
 PING_HOLD = 1.0
 """How long a ping that must change something may wait. Workers ping under a lock that their forks take too."""
+
+STATUS_HOLD = 0.9
+"""How long a question where the replica stands waits for the store: Kubernetes gives a probe a second, unless told otherwise, and
+a probe that has its answer knows more than one that has run out of time."""
 
 CLOCK_BOUND = 5.0
 """Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, and far below
@@ -103,9 +109,11 @@ class Service:
         history_keep: float = math.inf,
         each_second: Callable[[], object] = lambda: None,
         bounds: Bounds | None = None,
+        name: str | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> Service:
         """A service on the namespace of a store, not yet started. `each_second` runs as often as its housekeeping does, `bounds`
-        hold for its metrics. Raises StoreError."""
+        hold for its metrics, `name` is the replica's, by default a new one. Raises StoreError."""
         metrics = Metrics(namespace, bounds)
         store = await open_store(url, namespace, ids=random_id, retried=metrics.meter.retried)
         return cls(
@@ -121,6 +129,8 @@ class Service:
             each_second=each_second,
             metrics=metrics,
             kind=parse(url).kind,
+            name=name,
+            tracing=tracing,
         )
 
     def __init__(
@@ -141,6 +151,8 @@ class Service:
         dice: Callable[[], float] = random.random,
         metrics: Metrics | None = None,
         kind: str = "memory",
+        name: str | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         clock = clock if ticks is None else SteadyClock(clock, ticks, CLOCK_BOUND)
         config = luigi_scheduler.scheduler()
@@ -160,7 +172,7 @@ class Service:
         self._metrics = metrics or Metrics(namespace)
         self.observe = self._metrics.meter.call
         self._replica = Replica(
-            name=f"{socket.gethostname()}/{os.getpid()}/{ids()[:8]}",
+            name=name or replica_name(ids),
             namespace=namespace,
             store=store,
             graph=self._graph,
@@ -169,6 +181,7 @@ class Service:
             sleep=asyncio.sleep,
             limits=Limits(journal_keep=journal_keep, offset_bound=CLOCK_BOUND),
             meter=self._metrics.meter,
+            tracing=tracing,
         )
         self._metrics.attach(self._graph, self._replica, store=kind, clock=clock)
         self._graph.clock = self._replica.offset.now
@@ -254,13 +267,16 @@ class Service:
     async def status(self) -> Status:
         """Where the replica stands, after a read of the journal's head."""
         reasons = []
+        down = self._replica.store_lost
+        if down is None and self._replica.failure is None:
+            try:
+                await self._internal(follow, hold=min(STATUS_HOLD, self._hold))
+            except StoreDown:
+                down = self._replica.store_lost or self._replica.contact
         if self._replica.failure is not None:
             reasons.append(self._replica.failure)
-        else:
-            try:
-                await self._internal(follow)
-            except StoreDown:
-                reasons.append("the store does not answer")
+        elif down is not None:  # whoever waits for it goes on asking, so that this is known to have passed as soon as it has
+            reasons.append("the store does not answer")
         ledger = self._graph.ledger
         return Status(
             ready=not reasons,
@@ -269,6 +285,7 @@ class Service:
             namespace=self._replica.namespace,
             applied=ledger.applied,
             watermark=ledger.watermark,
+            store_down_since=down,
         )
 
     async def metrics(self) -> tuple[bytes, str]:
@@ -289,7 +306,7 @@ class Service:
         try:
             await self._replica.load()
         except UNREADABLE as error:
-            logger.debug("The namespace cannot be loaded", exc_info=True)
+            logger.debug("The namespace cannot be loaded", exc_info=without_words(error))
             reason = error if isinstance(error, Divergence) else f"{type(error).__name__}: {error}"
             raise InvalidStore(
                 f"Namespace {self._replica.namespace} cannot be read ({reason}): run `luigi-spanner verify`, and restore a "
@@ -321,6 +338,8 @@ class Service:
         except BadRequest as error:
             self._replica.fail(error)
             raise
+        applied = self._graph.ledger.applied
+        logger.info("Replica %s has joined namespace %s at entry %d", self._replica.name, self._replica.namespace, applied)
 
     async def ended(self) -> str:
         """Returns once the replica can serve no more, with the reason."""
@@ -366,7 +385,7 @@ class Service:
             try:
                 await self._do_chores()
             except StoreDown:
-                logger.warning("The store has not answered for %.0f s", self._clock() - self._replica.contact)
+                logger.debug("The store has not answered for %.0f s", self._clock() - self._replica.contact)
             except CallError:
                 # The log has the rule's failure; the next round tries again.
                 logger.warning("A chore failed")

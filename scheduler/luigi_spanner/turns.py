@@ -178,8 +178,8 @@ class Requests:
         try:
             if isinstance(await self._store.commit(request.seq, request, ()), Committed):
                 sent.landed.append(request)
-        except Exception:  # Nothing hangs on it: the batch that it was sent with has its own outcome.
-            logger.debug("A request for a turn failed", exc_info=True)
+        except Exception as error:  # Nothing hangs on it: the batch that it was sent with has its own outcome.
+            logger.debug("A request for a turn failed: %r", type(error))
 
     def _request(self, commit_id: str, seq: int) -> Entry:
         nothing = encode([])

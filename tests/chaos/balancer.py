@@ -49,6 +49,8 @@ frontend luigi
 backend ready
     balance roundrobin
     option httpchk GET /readyz
+    # One that says that it is not ready gets no new call; what it has, it may answer. One that says nothing is cut off.
+    http-check expect status 200 error-status L7OKC
 {servers}
 
 backend alive

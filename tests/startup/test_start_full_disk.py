@@ -143,7 +143,7 @@ def test_a_disk_that_fills_up_while_a_replica_serves(disk: Disk, tmp_path: Path,
         assert client.get("/healthz").status == 200
         ready = client.get("/readyz")
         assert (ready.status, ready.json["reasons"]) == (503, ["the store does not answer"])
-        process.line(f"WARNING: Entry .* could not be written and waits: Cannot use the SQLite file .*{disk.says}")
+        process.line(f"WARNING: The store has not confirmed entry .*, which waits: Cannot use the SQLite file .*{disk.says}")
         disk.make_room(process)
         add(client, "late")
         has_graph(client)

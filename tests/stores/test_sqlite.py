@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import sqlite3
@@ -393,9 +394,9 @@ async def test_a_file_that_is_taken_away_is_told(place: SqlitePlace, replaced: b
 async def test_why_a_commit_waits_is_logged(place: SqlitePlace, caplog: pytest.LogCaptureFixture) -> None:
     store = await place.open(deadline=DEADLINE)
     await store.load()
-    with place.locked():
+    with place.locked(), caplog.at_level(logging.DEBUG):
         await store.commit(1, entry(1), [])
-    assert f"Entry 1 could not be written and waits: Another process keeps the SQLite file {place.path} locked" in caplog.text
+    assert f"Entry 1 could not be written: Another process keeps the SQLite file {place.path} locked" in caplog.text
     await store.close()
 
 

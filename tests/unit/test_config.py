@@ -30,6 +30,7 @@ def test_defaults() -> None:
     assert found.store == "sqlite:////state/luigi-spanner/luigi.db"
     assert (found.namespace, found.port, found.address, found.background) == ("default", 8082, None, False)
     assert (found.hold, found.max_body_bytes, found.rules_mismatch) == (8.0, 16 * 1024 * 1024, "refuse")
+    assert found.drain == 0.0  # whoever ends it at a terminal need not wait
 
 
 def test_every_option_is_a_setting() -> None:
@@ -48,6 +49,8 @@ VALUES = {
     "history_days": "14",
     "metrics_resources": "9",
     "metrics_task_series": "8",
+    "drain": "2",
+    "log_format": "json",
 }
 
 
@@ -133,6 +136,7 @@ def test_toml(tmp_path: Path) -> None:
         ("journal_keep", "0"),
         ("metrics_resources", "-1"),
         ("metrics_task_series", "many"),
+        ("drain", "-1"),
     ],
 )
 def test_wrong_values(name: str, text: str) -> None:

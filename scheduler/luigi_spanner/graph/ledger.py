@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from luigi_spanner import digest
@@ -52,7 +52,7 @@ class Divergence(Exception):
 class Sealed:
     """What one call changed: its records as JSON text, and the ids of the rows in order."""
 
-    text: str
+    text: str = field(repr=False)
     row_ids: tuple[RowId, ...]
 
     def __bool__(self) -> bool:

@@ -14,6 +14,7 @@ from luigi_spanner.graph import surroundings
 from luigi_spanner.graph.outbox import Outbox, mailable
 from luigi_spanner.graph.state import State
 from luigi_spanner.journal import compact
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class OutboxNotifier(Notifier):
             letters = self._worded(rows)
         except Exception as error:  # Whatever is wrong with it: else it would fail every prune from now on.
             message = "What was to be mailed of %d failures cannot be worded"
-            self._state.tracker.defer(partial(logger.error, message, len(rows), exc_info=error))
+            self._state.tracker.defer(partial(logger.error, message, len(rows), exc_info=without_words(error)))
             return
         for letter in letters:
             self._outbox.add(*letter)

@@ -19,8 +19,11 @@ import tornado.httputil
 from luigi_spanner.calls import ANONYMOUS, BadRequest, Call, CallError, Principal, RuleFailed, Scheduling, StoreDown
 from luigi_spanner.methods import OURS
 from luigi_spanner.server.door import Door
+from luigi_spanner.server.readiness import Readiness
 from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import Methods, find, parse
+from luigi_spanner.tracing import NO_TRACING, Tracing
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ class Service:
     ids: Callable[[], str]
     door: Door
     room: Room
+    readiness: Readiness
+    tracing: Tracing = NO_TRACING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +55,7 @@ class Reply:
     """What goes back: HTTP status, body in pieces, and the headers that belong to it. `outcome` is ok or the error's code."""
 
     status: int
-    body: tuple[bytes, ...] = ()
+    body: tuple[bytes, ...] = field(default=(), repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     outcome: str = "ok"
 
@@ -82,16 +87,17 @@ async def answer(scheduling: Scheduling, call: Call) -> Reply:
 def refusal(error: CallError, request_id: str, *, logged: bool = True) -> Reply:
     """The reply to a call that ended with `error`, which is logged unless it has been: a refusal may cost a worker its life."""
     if error.status < 500:
-        logger.warning("Call %s is refused: %s", request_id, ascii(str(error)))  # it may quote what the caller sent
+        # It may quote a name that the caller sent.
+        logger.warning("Call %s is refused: %s", request_id, ascii(str(error)), extra={"request_id": request_id})
     elif logged and not isinstance(error, RuleFailed):  # whoever ran the rule has the traceback
-        logger.error("Call %s: %s", request_id, error)
+        logger.error("Call %s: %s", request_id, error, extra={"request_id": request_id})
     extra = {"Retry-After": str(error.retry_after)} if isinstance(error, StoreDown) else {}
     return wording(error.status, error.code, str(error), request_id, extra)
 
 
 def failure(error: BaseException, request_id: str) -> Reply:
     """The reply to a call that met a bug of ours. The log carries the traceback under the request id."""
-    logger.error("Call %s met a bug", request_id, exc_info=error)
+    logger.error("Call %s met a bug", request_id, exc_info=without_words(error), extra={"request_id": request_id})
     return wording(500, CallError.code, f"The server failed; its log says why under {request_id}.", request_id)
 
 

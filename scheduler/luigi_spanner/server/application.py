@@ -28,9 +28,11 @@ from luigi_spanner.server.handlers import (
     StaticHandler,
 )
 from luigi_spanner.server.openapi import describe
+from luigi_spanner.server.readiness import Readiness
 from luigi_spanner.server.room import Room
 from luigi_spanner.server.validate import served
 from luigi_spanner.server.why import WhyHandler
+from luigi_spanner.tracing import NO_TRACING, Tracing
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Largest body of a call, unless configured. Far above what workers send, far below an entry's limit in every store."""
@@ -50,6 +52,7 @@ def app(
     ids: Callable[[], str] = random_id,
     door: Door | None = None,
     body_seconds: float = BODY_SECONDS,
+    tracing: Tracing = NO_TRACING,
 ) -> Front:
     """What serves `scheduling` to workers and to the visualiser, for tornado's HTTPServer.
 
@@ -63,6 +66,8 @@ def app(
         ids=ids,
         door=door or Door(),
         room=Room(BODIES * max_body_bytes),
+        readiness=Readiness(),
+        tracing=tracing,
     )
     given = {"service": service}
     description = json.dumps(describe(service.methods), indent=1).encode("ascii")
@@ -86,7 +91,9 @@ def app(
 
 
 def _log(handler: tornado.web.RequestHandler) -> None:
-    """As tornado does, but what went well is no news: probes and scrapers ask every few seconds."""
+    """As tornado does, but what went well is no news, nor what probes are told: they ask every few seconds, and `Readiness` says
+    when that changes. Of the target only the path: a query may hold parameters that nobody shall see."""
     status, request = handler.get_status(), handler.request
-    level = logging.DEBUG if status < 400 else logging.WARNING if status < 500 else logging.ERROR
-    access_log.log(level, "%d %s %s (%s)", status, request.method, request.uri, request.remote_ip)
+    quiet = status < 400 or isinstance(handler, ReadyHandler)
+    level = logging.DEBUG if quiet else logging.WARNING if status < 500 else logging.ERROR
+    access_log.log(level, "%d %s %s (%s)", status, request.method, request.path, request.remote_ip)

@@ -6,10 +6,14 @@ import asyncio
 
 
 class Door:
-    """Counts calls from the end of their request to their reply. Used from one event loop."""
+    """Counts calls from the end of their request to their reply. Used from one event loop.
+
+    `open`: calls may come in. `closing`: those who come had better go elsewhere next time, for it is closed or soon will be.
+    """
 
     def __init__(self) -> None:
         self.open = True
+        self.closing = False
         self._inside = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -27,7 +31,12 @@ class Door:
         if self._inside == 0:
             self._empty.set()
 
+    def announce(self) -> None:
+        """Say that it will be closed, and still let everybody in."""
+        self.closing = True
+
     async def close(self) -> None:
         """Let nobody in any more, and wait until everybody has left."""
+        self.closing = True
         self.open = False
         await self._empty.wait()

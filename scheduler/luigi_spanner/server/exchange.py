@@ -17,7 +17,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.iostream import StreamClosedError
 
-from luigi_spanner.calls import Call, CallError, StoreDown, TooLarge
+from luigi_spanner.calls import REQUEST_ID, Call, CallError, StoreDown, TooLarge
 from luigi_spanner.server.api import (
     Reply,
     Service,
@@ -32,6 +32,8 @@ from luigi_spanner.server.api import (
 )
 from luigi_spanner.server.cors import preflight_headers, reply_headers
 from luigi_spanner.server.representation import LONG_BYTES, Wanted, represent
+from luigi_spanner.tracing import CallStep
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -190,26 +192,29 @@ class Exchange(HTTPMessageDelegate):
     # The call
 
     async def _answer(self) -> None:
+        REQUEST_ID.set(self._request_id)
         try:
-            reply = await self._reply()
-            if self._gone:
-                self._observe(GONE)
-                return
-            if reply.size < LONG_BYTES:
-                self._send(reply)
-            else:
-                await self._send_long(reply)
+            with self._service.tracing.call(self._verb, self._target, self._headers, self._connection.context) as step:
+                reply = await self._reply(step)
+                if self._gone:
+                    self._observe(GONE)
+                    return
+                step.answered(reply.status)
+                if reply.size < LONG_BYTES:
+                    self._send(reply)
+                else:
+                    await self._send_long(reply)
         except StreamClosedError:
             self._leave()
         except (Exception, asyncio.CancelledError) as error:  # the caller must not wait for ever, nor the door
-            logger.exception("Call %s has no reply", self._request_id)
+            logger.error("Call %s has no reply", self._request_id, exc_info=without_words(error))
             self._observe(CallError.code)
             self._connection.close()
             self._leave()
             if isinstance(error, asyncio.CancelledError):
                 raise
 
-    async def _reply(self) -> Reply:
+    async def _reply(self, step: CallStep) -> Reply:
         name = self._name
         try:
             call = await self._read(name, self._target.partition("?")[2])
@@ -219,6 +224,7 @@ class Exchange(HTTPMessageDelegate):
             return failure(error, self._request_id)
         call.abandoned = self._gone or _hung_up(self._connection)
         self._call = call
+        step.runs(call)
         reply = await answer(self._service.scheduling, call)
         tagged = self._verb == "GET" and name in LISTINGS
         if reply.status == 200 and (tagged or reply.size >= LONG_BYTES):
@@ -289,7 +295,8 @@ class Exchange(HTTPMessageDelegate):
 
     def _give_up(self) -> None:
         """The caller does not take its reply, which must not keep the door and the memory for ever."""
-        logger.warning("Call %s has a reply that its caller does not take", self._request_id)
+        about = {"request_id": self._request_id}
+        logger.warning("Call %s has a reply that its caller does not take", self._request_id, extra=about)
         # Not the connection's `close`, after which nobody who awaits a write is told.
         self._connection.stream.close()
 
@@ -300,7 +307,10 @@ class Exchange(HTTPMessageDelegate):
         if reply.status not in (204, 304):
             headers["Content-Length"] = str(reply.size)
         kept = self._headers.get("Connection", "").lower()
-        if last or not self._service.door.open or (kept == "close" and self._version == "HTTP/1.1"):
+        if self._service.door.closing:
+            # Tornado has no public word for closing a connection of HTTP/1.1 once its reply has left.
+            self._connection._disconnect_on_finish = True
+        if last or self._service.door.closing or (kept == "close" and self._version == "HTTP/1.1"):
             headers["Connection"] = "close"
         elif kept == "keep-alive" and self._version == "HTTP/1.0":
             headers["Connection"] = "Keep-Alive"

@@ -13,6 +13,7 @@ from luigi_spanner.server.api import JSON_TYPE, Service, is_over
 from luigi_spanner.server.cors import reply_headers
 from luigi_spanner.server.visualiser import PAGE, with_links
 from luigi_spanner.stores import StoreError
+from luigi_spanner.times import rfc3339
 
 READY_SECONDS = 5.0
 """How long `/readyz` waits for the store before it says that it does not answer; probes commonly give up after ten."""
@@ -103,18 +104,20 @@ class ReadyHandler(tornado.web.RequestHandler):
 
     async def get(self) -> None:
         ready, body = await self._state()
+        if not self._service.door.closing:  # of which the log has its own line
+            self._service.readiness.tell(body["reasons"])
         self.set_status(200 if ready else 503)
         self.finish({"ready": ready, **body})
 
     head = get
 
     async def _state(self) -> tuple[bool, dict[str, Any]]:
-        if not self._service.door.open:
-            return False, {"reasons": ["This replica is shutting down."]}
+        if self._service.door.closing:
+            return False, {"reasons": ["this replica is shutting down"]}
         try:
             status = await asyncio.wait_for(self._service.scheduling.status(), READY_SECONDS)
         except asyncio.TimeoutError:
-            return False, {"reasons": [f"The store did not answer within {READY_SECONDS:g} s."]}
+            return False, {"reasons": [f"the store did not answer within {READY_SECONDS:g} s"]}
         except StoreError as error:
             return False, {"reasons": [str(error)]}
         return status.ready, {
@@ -123,4 +126,5 @@ class ReadyHandler(tornado.web.RequestHandler):
             "namespace": status.namespace,
             "applied": status.applied,
             "watermark": status.watermark,
+            "store_down_since": None if status.store_down_since is None else rfc3339(status.store_down_since),
         }

@@ -20,6 +20,7 @@ from luigi_spanner.config import Options
 from luigi_spanner.server.application import BODY_SECONDS, app
 from luigi_spanner.server.door import Door
 from luigi_spanner.server.listener import Listener
+from luigi_spanner.tracing import NO_TRACING, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,10 @@ class CannotListen(Exception):
     """The address cannot be bound. The message is one sentence for the person who configured it."""
 
 
-async def serve(options: Options, opening: Callable[[Options], Awaitable[Scheduling]]) -> int:
+async def serve(options: Options, opening: Callable[[Options], Awaitable[Scheduling]], *, tracing: Tracing = NO_TRACING) -> int:
     """Serve until a signal or until the replica can serve no more, then answer everything accepted and release the store.
 
+    After a signal it goes on for `options.drain` seconds in which it says that it is not ready; a second one ends these.
     The exit code: 0 after a signal, 1 after a failure, so that whoever supervises the process starts another. `opening` makes
     the scheduler; it is called after the address is ours, so that a second server on the same port touches no store. Raises
     CannotListen, StoreError.
@@ -56,7 +58,7 @@ async def serve(options: Options, opening: Callable[[Options], Awaitable[Schedul
     try:
         scheduling = await _unless(stopping, _started(options, opening))
         if scheduling is not None:
-            code = await _answer(options, scheduling, sockets, stopping)
+            code = await _answer(options, scheduling, sockets, stopping, tracing)
     finally:
         for listening in sockets:
             listening.close()
@@ -88,15 +90,19 @@ async def _started(options: Options, opening: Callable[[Options], Awaitable[Sche
     return scheduling
 
 
-async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event) -> int:
+async def _answer(
+    options: Options, scheduling: Scheduling, sockets: list[socket.socket], stopping: asyncio.Event, tracing: Tracing
+) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     door = Door()
-    front = app(scheduling, max_body_bytes=options.max_body_bytes, door=door, body_seconds=BODY_SECONDS)
+    front = app(scheduling, max_body_bytes=options.max_body_bytes, door=door, body_seconds=BODY_SECONDS, tracing=tracing)
     server = Listener(front)
     server.add_sockets(sockets)
     _announce(options, sockets)
     try:
         failure = await _end(scheduling, stopping)
+        if failure is None and options.drain:
+            failure = await _drain(options, scheduling, door, stopping)
         if failure is not None:
             logger.critical("This replica can serve no more: %s", failure)
         logger.info("luigi-spanner stops: no new calls, those accepted are answered")
@@ -107,6 +113,19 @@ async def _answer(options: Options, scheduling: Scheduling, sockets: list[socket
         await scheduling.stop()
         await server.close_all_connections()
     return 0 if failure is None else 1
+
+
+async def _drain(options: Options, scheduling: Scheduling, door: Door, stopping: asyncio.Event) -> str | None:
+    """Go on answering until those who send calls here have seen that they shall no more; as `_end`."""
+    stopping.clear()
+    door.announce()
+    logger.info(
+        "luigi-spanner drains: it answers calls for %g s more, and /readyz says no; another signal ends that", options.drain
+    )
+    try:
+        return await asyncio.wait_for(_end(scheduling, stopping), options.drain)
+    except asyncio.TimeoutError:
+        return None
 
 
 async def _end(scheduling: Scheduling, stopping: asyncio.Event) -> str | None:

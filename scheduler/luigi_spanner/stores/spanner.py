@@ -201,7 +201,7 @@ class SpannerStore:
         if fault.meaning is Meaning.MISSING:
             return await self._outcome_of_missing(seq, fault)
         if fault.meaning is not Meaning.CLOSED:
-            logger.warning("Nobody knows yet whether entry %d was written: %s", seq, fault.reason)
+            logger.debug("Nobody knows yet whether entry %d was written: %s", seq, fault.reason)
         return Unknown(reason=fault.reason)
 
     async def _outcome_of_missing(self, seq: int, fault: Fault) -> Outcome:

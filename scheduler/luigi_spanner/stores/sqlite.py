@@ -234,7 +234,7 @@ class SqliteStore:
             return Unknown(reason=str(error))
         except StoreError as error:
             if not isinstance(error, Closed):
-                logger.warning("Entry %d could not be written and waits: %s", entry.seq, error)
+                logger.debug("Entry %d could not be written: %s", entry.seq, error)
             return Unknown(reason=str(error))
 
     def _commit_small(self, connection: sqlite3.Connection, entry: Entry, rows: Sequence[Row]) -> Outcome | None:
