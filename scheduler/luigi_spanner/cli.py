@@ -18,6 +18,9 @@ from luigi_spanner.commands import (
     PROBLEM,
     Failed,
     deployment,
+    export,
+    journal,
+    namespaces,
     output,
     parsing,
     resources,
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_db(commands.add_parser("db", help="the database's schema"))
     example = "luigi-spanner verify --store sqlite:///luigi.db"
     parsing.add_stored(commands, "verify", _verify, "compare tables, journal and digests; report the first difference", example)
-    for group in (deployment, tasks, workers, resources, why):
+    for group in (deployment, tasks, workers, resources, why, namespaces, export, journal):
         group.add(commands)
     return _run(parser, argv)
 
@@ -72,15 +75,15 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     output.set_up()
     try:
         code = command(arguments)
-        sys.stdout.flush()
+        output.flush()
         return code
     except Failed as error:
         return _complain(error, error.code)
     except (InvalidOption, StoreError) as error:
         return _complain(error)
     except BrokenPipeError:
-        # Whoever read the output has gone, as `head` does. Python would complain once more when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has gone, as `head` does.
+        output.give_up()
         return DONE
     except KeyboardInterrupt:
         return 130

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
+
+from luigi_spanner.commands import Impossible
 
 NARROWEST = 40
 """Columns below which a table is not squeezed any more."""
@@ -29,19 +32,45 @@ def set_up() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+@contextmanager
+def writing() -> Iterator[None]:
+    """Write to stdout inside. Raises Impossible, BrokenPipeError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up()
+        raise Impossible(f"Cannot write to stdout: {error.strerror}") from error
+
+
+def give_up() -> None:
+    """Write no more to stdout: what could not be written Python would try again at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush() -> None:
+    """See to it that all was printed. Raises Impossible, BrokenPipeError."""
+    with writing():
+        sys.stdout.flush()
+
+
 def print_json(value: Any) -> None:
     """One JSON document, in ASCII."""
-    print(json.dumps(value, indent=2))
+    with writing():
+        print(json.dumps(value, indent=2))
 
 
 def print_line(value: Any) -> None:
     """One JSON document on one line, at once."""
-    print(json.dumps(value, separators=(",", ":")), flush=True)
+    with writing():
+        print(json.dumps(value, separators=(",", ":")), flush=True)
 
 
 def say(sentence: str) -> None:
     """A line for people."""
-    print(shown(sentence))
+    with writing():
+        print(shown(sentence))
 
 
 def shown(value: object) -> str:
@@ -61,7 +90,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(cell), style=_STYLES.get(str(cell), "")) for cell in row))
-    _console().print(table)
+    with writing():
+        _console().print(table)
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -72,7 +102,8 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     table = Table.grid(padding=(0, 2))
     for name, value in fields:
         table.add_row(Text(name, style="bold"), Text(shown(value), style=_STYLES.get(str(value), "")))
-    _console().print(table)
+    with writing():
+        _console().print(table)
 
 
 def _console() -> Any:
