@@ -19,6 +19,7 @@ from luigi_spanner.commands import (
     Failed,
     deployment,
     export,
+    importing,
     journal,
     namespaces,
     output,
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_db(commands.add_parser("db", help="the database's schema"))
     example = "luigi-spanner verify --store sqlite:///luigi.db"
     parsing.add_stored(commands, "verify", _verify, "compare tables, journal and digests; report the first difference", example)
-    for group in (deployment, tasks, workers, resources, why, namespaces, export, journal):
+    for group in (deployment, tasks, workers, resources, why, namespaces, export, importing, journal):
         group.add(commands)
     return _run(parser, argv)
 

@@ -96,14 +96,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     """Names and values, one a line."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    for name, value in fields:
-        table.add_row(Text(name, style="bold"), Text(shown(value), style=_STYLES.get(str(value), "")))
+    known = list(fields)
+    width = max((len(name) for name, _ in known), default=0)
     with writing():
-        _console().print(table)
+        for name, value in known:
+            print(f"{name.ljust(width)}  {shown(value)}")
 
 
 def _console() -> Any:
