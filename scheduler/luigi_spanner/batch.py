@@ -203,6 +203,8 @@ class Load(Enum):
     """Others wait, or will in a moment: rows only when the tables are late."""
     LEAN = auto()
     """No rows: the commit must be quick."""
+    BULK = auto()
+    """Nobody is served: as many rows as a commit may carry."""
 
 
 @dataclass(eq=False, slots=True)
@@ -234,8 +236,8 @@ def _choose(ledger: Ledger, changed: Mapping[RowId, None], load: Load) -> Chosen
 
 def _limit(ledger: Ledger, changed: int, load: Load) -> int:
     """Most rows that the commit takes along."""
-    if load is Load.IDLE:
-        return IDLE_ROWS
+    if load in (Load.IDLE, Load.BULK):
+        return IDLE_ROWS if load is Load.IDLE else COMMIT_ROWS
     late = ledger.applied - ledger.watermark > LATE_ENTRIES or len(ledger.pending) > OWED_ROWS
     if load is Load.LEAN or not late:
         return 0

@@ -1,7 +1,6 @@
 """The command line: `luigid` as Luigi's users know it, and `luigi-spanner` with what comes on top.
 
-Exit codes: 0 done, 1 `verify` found a difference or a server failed for good, 2 it cannot be done as asked, with one sentence
-on stderr that says why.
+Exit codes are in `commands`; whatever is not 0 comes with one sentence that says why. A server that failed for good ends with 1.
 """
 
 from __future__ import annotations
@@ -12,19 +11,35 @@ import sys
 from collections.abc import Callable, Sequence
 
 from luigi_spanner._version import __version__
+from luigi_spanner.commands import (
+    DONE,
+    EXIT_CODES,
+    IMPOSSIBLE,
+    PROBLEM,
+    Failed,
+    deployment,
+    export,
+    importing,
+    journal,
+    namespaces,
+    output,
+    parsing,
+    resources,
+    tasks,
+    why,
+    workers,
+)
 from luigi_spanner.config import (
-    NAMESPACE,
     SETTINGS,
     STORE,
     InvalidOption,
     Setting,
     check_luigi,
     luigi_config,
-    namespace_of,
     resolve,
     sentence,
-    store_of,
 )
+from luigi_spanner.stores import StoreError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -38,38 +53,46 @@ def luigid(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script `luigi-spanner`. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="luigi-spanner", description="A luigid whose task graph outlives its replicas")
+    parser = argparse.ArgumentParser(
+        prog="luigi-spanner",
+        description="A luigid whose task graph outlives its replicas",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="serve workers and the visualiser; the same as luigid"))
     _add_db(commands.add_parser("db", help="the database's schema"))
-    verify = commands.add_parser("verify", help="compare tables, journal and digests; report the first difference")
-    _add_settings(verify, (STORE, NAMESPACE))
-    verify.set_defaults(command=_verify)
+    example = "luigi-spanner verify --store sqlite:///luigi.db"
+    parsing.add_stored(commands, "verify", _verify, "compare tables, journal and digests; report the first difference", example)
+    for group in (deployment, tasks, workers, resources, why, namespaces, export, importing, journal):
+        group.add(commands)
     return _run(parser, argv)
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     arguments = parser.parse_args(argv)
     command: Command = arguments.command
+    output.set_up()
     try:
-        # imported by the commands alone: importing Luigi already reads its configuration, which may be broken
-        luigi_config()
-        from luigi_spanner.server.serving import CannotListen
-        from luigi_spanner.stores import StoreError
-    except InvalidOption as error:
+        code = command(arguments)
+        output.flush()
+        return code
+    except Failed as error:
+        return _complain(error, error.code)
+    except (InvalidOption, StoreError) as error:
         return _complain(error)
-    try:
-        return command(arguments)
-    except (InvalidOption, CannotListen, StoreError) as error:
-        return _complain(error)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does.
+        output.give_up()
+        return DONE
     except KeyboardInterrupt:
         return 130
 
 
-def _complain(error: Exception) -> int:
-    print(sentence(error), file=sys.stderr)
-    return 2
+def _complain(error: Exception, code: int = IMPOSSIBLE) -> int:
+    print(output.shown(sentence(error)), file=sys.stderr)
+    return code
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -97,52 +120,52 @@ def _add_db(parser: argparse.ArgumentParser) -> None:
 
 def _add_settings(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
     for setting in settings:
-        flag = "--" + setting.name.replace("_", "-")
         if setting.name == "background":
-            parser.add_argument(flag, action="store_const", const="true", help=setting.help)
+            parser.add_argument("--background", action="store_const", const="true", help=setting.help)
         else:
-            parser.add_argument(flag, metavar=setting.metavar, help=setting.help)
-
-
-def _store(arguments: argparse.Namespace) -> str:
-    return store_of(vars(arguments), os.environ, luigi_config())
+            parsing.add_setting(parser, setting)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from luigi_spanner.daemon import run
-
+    # first of all: importing Luigi already reads its configuration, which may be broken
     config = luigi_config()
     options = resolve(vars(arguments), os.environ, config)
     check_luigi(config)
-    return run(options)
+    from luigi_spanner.daemon import run
+    from luigi_spanner.server import CannotListen
+
+    try:
+        return run(options)
+    except CannotListen as error:
+        raise InvalidOption(str(error)) from error
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
 
-    migrate.upgrade(_store(arguments))
+    migrate.upgrade(parsing.store(arguments))
     return _current(arguments)
 
 
 def _current(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
 
-    print(migrate.current(_store(arguments)) or "no schema")
-    return 0
+    print(migrate.current(parsing.store(arguments)) or "no schema")
+    return DONE
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
 
-    migrate.check(_store(arguments))
+    migrate.check(parsing.store(arguments))
     print("The schema fits this release.")
-    return 0
+    return DONE
 
 
 def _downgrade(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
 
-    migrate.downgrade(_store(arguments), arguments.revision)
+    migrate.downgrade(parsing.store(arguments), arguments.revision)
     return _current(arguments)
 
 
@@ -150,13 +173,13 @@ def _verify(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
     from luigi_spanner.verify import verify
 
-    store = _store(arguments)
-    namespace = namespace_of(vars(arguments), os.environ, luigi_config())
+    store = parsing.store(arguments)
+    namespace = parsing.namespace(arguments)
     migrate.check(store)  # opening would create or upgrade what a check must leave alone
     report = verify(store, namespace)
     for line in report.lines():
         print(line)
-    return 0 if report.clean else 1
+    return DONE if report.clean else PROBLEM
 
 
 def _version() -> str:

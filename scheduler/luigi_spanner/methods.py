@@ -6,16 +6,18 @@ from typing import Any, Protocol
 
 from luigi.scheduler import RPC_METHODS
 
+from luigi_spanner.graph.administration import ADMINISTRATION
+
 
 class Ours(Protocol):
-    """What may be called besides, as a client sees it."""
+    """What may be called besides, as a client sees it; those for administration are in `Administration`."""
 
     def why(self, task_id: str, worker: str | None = None) -> dict[str, Any]:
         """Why a task is not running, or why that worker does not get it."""
         ...
 
 
-OURS = frozenset({"why"})
+OURS = ADMINISTRATION | {"why"}
 """Their names. Arguments that are texts may also be plain parameters of the query: people type these."""
 
 

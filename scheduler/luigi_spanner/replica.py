@@ -50,10 +50,12 @@ FORESEEN = (Divergence, StoreError, CallError)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How much. `journal_keep`: entries that truncation leaves; `offset_bound`: seconds beyond which a clock is corrected."""
+    """How much. `journal_keep`: entries that truncation leaves; `offset_bound`: seconds beyond which a clock is corrected;
+    `spare`: what a commit carries while nobody waits."""
 
     journal_keep: int = 100_000
     offset_bound: float = math.inf
+    spare: Load = Load.IDLE
 
 
 class Replica:
@@ -343,7 +345,7 @@ class Replica:
         possible = True
         try:
             await self._turns.await_ours(self._sleep, self._catch_up)
-            draft = self._draft(Ran(), Load.IDLE, self._ids())
+            draft = self._draft(Ran(), self.limits.spare, self._ids())
             found = await self._journal.commit(draft.entry, draft.rows)
             if found is None:
                 self._adopt(draft)
@@ -382,7 +384,7 @@ class Replica:
         return batches.run(self.graph, batch, self.graph.ledger.applied + 1)
 
     def _load(self) -> Load:
-        return Load.BUSY if self._in_use() else Load.IDLE
+        return Load.BUSY if self._in_use() else self.limits.spare
 
     def _draft(self, ran: Ran, load: Load, commit_id: str) -> Draft:
         turn = ran.changed and self._live and self._turns.contended and self._is_pressed()

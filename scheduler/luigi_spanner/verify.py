@@ -188,15 +188,15 @@ async def check(store: Store, namespace: str, source: Source | None = None, now:
     report = Report(namespace=namespace)
     snapshot = await store.load()
     report.head = snapshot.seq
-    tables = _tables(snapshot, report)
+    tables = at_head(snapshot, report)
     happened = None if source is None else Happened(source, snapshot.head.watermark, now)
     await _journal(store, snapshot, tables, happened, report)
     report.rows += 0 if happened is None else happened.rows
     return report
 
 
-def _tables(snapshot: Snapshot, report: Report) -> Rows:
-    """The state at the head, from the tables and the entries after the watermark."""
+def at_head(snapshot: Snapshot, report: Report) -> Rows:
+    """The state at the head, from the tables and the entries after the watermark; `report` tells what does not fit."""
     rows = Rows()
     for table, found in snapshot.tables.items():
         report.rows += len(found)

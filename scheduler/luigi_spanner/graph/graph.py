@@ -15,6 +15,7 @@ from luigi.metrics import NoMetricsCollector
 from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
 
 from luigi_spanner.graph import selection, surroundings
+from luigi_spanner.graph.administration import Administration
 from luigi_spanner.graph.entries import NO_COUNTS
 from luigi_spanner.graph.ledger import Ledger
 from luigi_spanner.graph.notifier import DirectNotifier, OutboxNotifier
@@ -45,7 +46,7 @@ class RulesMismatch(Exception):
     """A live replica of the namespace schedules by other rules (I12)."""
 
 
-class Graph(luigi_scheduler.Scheduler):
+class Graph(Administration):
     """Luigi's scheduler whose state is tracked, undoable and encodable.
 
     `grain` as in `State`; `clock` gives the rules' time in seconds since the epoch, None stands for the system's.

@@ -103,18 +103,39 @@ _RESOURCE = _object({"name": _TEXT, "num_total": _NUMBER, "num_used": _NUMBER}, 
 _REASONS = _list(_object({"code": _TEXT, "sentence": _TEXT}))
 _TASK_STATUS = _object({"task_id": _TEXT_OR_NULL, "status": {"enum": [*sorted(STATUSES), None]}})
 
+_OUTCOME: Mapping[str, Any] = {
+    "task_id": _TEXT,
+    "before": {"enum": [*sorted(STATUSES), None], "description": "Its status before, null if there is no such task."},
+    "status": {"enum": [*sorted(STATUSES), None]},
+}
+_NEIGHBOURS = _object({"total": _COUNT, "by_status": _by_name(_COUNT), "unfinished": _list(_TASK_STATUS)})
+_TIME_OR_NULL: Schema = {"anyOf": [_TIME, _NULL]}
+_LIMIT: Mapping[str, Any] = {
+    "resource": _TEXT,
+    "total": {"type": ["number", "null"]},
+    "origin": {"enum": ["api", "config", "default", None]},
+}
+
 ANSWERS: Mapping[str, Answer] = {
     "add_scheduler_message_response": Answer(summary="Answer a message to a running task", schema=_NULL),
     "add_task": Answer(summary="Add a task, or say how it fares", schema=_NULL),
     "add_task_batcher": Answer(summary="Let tasks of a family run as a batch", schema=_NULL),
     "add_worker": Answer(summary="Introduce a worker", schema=_NULL),
     "announce_scheduling_failure": Answer(summary="Report a task that could not be scheduled", schema=_NULL),
+    "cancel_task": Answer(
+        summary="Let no worker have a task; tell one that runs, if it takes messages",
+        schema=_object({**_OUTCOME, "worker": _TEXT_OR_NULL, "message_id": _TEXT_OR_NULL}),
+    ),
     "count_pending": Answer(
         summary="Count what a worker has yet to do", schema=_object({**_PENDING, "n_pending_last_scheduled": _COUNT})
     ),
     "decrease_running_task_resources": Answer(summary="Give back resources of a running task", schema=_NULL),
     "dep_graph": Answer(summary="A task and all that it depends on", schema=_TASKS),
     "disable_worker": Answer(summary="Give a worker no more work", schema=_NULL),
+    "evict_worker": Answer(
+        summary="Take a worker for dead", schema=_object({"worker": _TEXT, "known": _YES_OR_NO, "running": _list(_TEXT)})
+    ),
+    "fail_task": Answer(summary="Take a task that waits or runs for failed", schema=_object(_OUTCOME)),
     "fetch_error": Answer(
         summary="Why a task failed",
         schema=_object(
@@ -124,6 +145,10 @@ ANSWERS: Mapping[str, Answer] = {
             taskModule=_TEXT_OR_NULL,
             taskFamily=_TEXT_OR_NULL,
         ),
+    ),
+    "find_tasks": Answer(
+        summary="Tasks by status, family, worker and words, a page at a time",
+        schema=_object({"tasks": _list(_object({"task_id": _TEXT})), "next": {"type": ["integer", "null"]}}),
     ),
     "forgive_failures": Answer(summary="Let a failed task run again", schema=_TASK_STATUS),
     "get_running_task_resources": Answer(
@@ -145,6 +170,22 @@ ANSWERS: Mapping[str, Answer] = {
     "is_pause_enabled": Answer(summary="Whether the scheduler can be paused", schema=_object({"enabled": _YES_OR_NO})),
     "is_paused": Answer(summary="Whether the scheduler is paused", schema=_object({"paused": _YES_OR_NO})),
     "mark_as_done": Answer(summary="Take a task for done", schema=_TASK_STATUS),
+    "overview": Answer(
+        summary="Journal, replicas, tasks by status, workers by state, resources",
+        schema=_object(
+            {
+                "release": _TEXT,
+                "time": _TIME,
+                "head": _COUNT,
+                "watermark": _COUNT,
+                "paused": _YES_OR_NO,
+                "replicas": _list(_object({"replica": _TEXT})),
+                "tasks": _by_name(_COUNT),
+                "workers": _by_name(_COUNT),
+                "resources": _list(_object({**_LIMIT, "used": _NUMBER})),
+            }
+        ),
+    ),
     "pause": Answer(summary="Give nobody any work", schema=_NULL),
     "ping": Answer(
         summary="A worker is alive; it takes the messages to it",
@@ -153,11 +194,39 @@ ANSWERS: Mapping[str, Answer] = {
     "prune": Answer(summary="Let go of dead workers and of what nobody needs", schema=_NULL),
     "re_enable_task": Answer(summary="Let a task run that the scheduler has disabled", schema={"anyOf": [_TASK, {"const": {}}]}),
     "report_task_statistics": Answer(summary="Numbers of a task for the metrics collector", schema=_NULL),
+    "reset_resource": Answer(
+        summary="Let the configured limit of a resource hold again", schema=_object({**_LIMIT, "known": _YES_OR_NO})
+    ),
     "resource_list": Answer(summary="Resources, their limits and their users", schema=_list(_RESOURCE)),
+    "retry_task": Answer(
+        summary="Let a failed, disabled or cancelled task run again at once",
+        schema=_object({**_OUTCOME, "workers": {**_COUNT, "description": "How many workers may run it."}}),
+    ),
     "send_scheduler_message": Answer(summary="Send a message to a running task", schema=_object({"message_id": _TEXT_OR_NULL})),
     "set_task_progress_percentage": Answer(summary="Say how far a task is", schema=_NULL),
     "set_task_status_message": Answer(summary="Say something of a task", schema=_NULL),
     "set_worker_processes": Answer(summary="Tell a worker how many tasks to run at once", schema=_NULL),
+    "show_task": Answer(
+        summary="All that is known of one task, null if there is none",
+        schema={
+            "anyOf": [
+                _NULL,
+                _object(
+                    {
+                        "task_id": _TEXT,
+                        "status": _STATUS,
+                        "failures": _COUNT,
+                        "retry_at": _TIME_OR_NULL,
+                        "disabled_at": _TIME_OR_NULL,
+                        "enabled_again_at": _TIME_OR_NULL,
+                        "remove_at": _TIME_OR_NULL,
+                        "dependencies": _NEIGHBOURS,
+                        "dependents": _NEIGHBOURS,
+                    }
+                ),
+            ]
+        },
+    ),
     "task_list": Answer(summary="Tasks by status and text", schema=_TASKS_OR_HOW_MANY),
     "task_search": Answer(summary="Tasks by a part of their ids, under their statuses", schema=_by_name(_TASKS)),
     "unpause": Answer(summary="Give work again", schema=_NULL),

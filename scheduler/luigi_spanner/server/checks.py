@@ -119,6 +119,17 @@ def whole(value: Any) -> str | None:
     return fault
 
 
+def between(low: int, high: int) -> Check:
+    """An integer from `low` to `high`."""
+
+    @accepting({"type": "integer", "minimum": low, "maximum": high, "description": "Without fraction and exponent."})
+    def between_check(value: Any) -> str | None:
+        fault = whole(value)
+        return f" must be from {low} to {high}" if fault is None and not low <= value <= high else fault
+
+    return between_check
+
+
 @accepting({"type": ["number", "boolean"], **_INT64})
 def count(value: Any) -> str | None:
     """A finite number that fits into 64 bits; true and false count as 1 and 0."""

@@ -16,11 +16,13 @@ from typing import Any
 import luigi.scheduler
 
 from luigi_spanner.calls import BadRequest, UnknownMethod
+from luigi_spanner.graph.administration import PAGE, Administration
 from luigi_spanner.methods import OURS, Ours
 from luigi_spanner.server.checks import (
     Check,
     amount,
     anything,
+    between,
     boolean,
     each,
     identifier,
@@ -50,6 +52,7 @@ AMOUNTS = mapping(amount, identifier)
 
 ARGUMENTS: Mapping[str, Check] = {
     "accepts_messages": scalar,
+    "after": optional(whole),
     "assistant": scalar,
     "batch_id": optional(identifier),
     "batchable": scalar,
@@ -58,6 +61,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "decrease_resources": AMOUNTS,
     "deps": optional(each(identifier)),
     "family": optional(identifier),
+    "force": boolean,
     "host": optional(text),
     "include_done": boolean,
     "include_running": boolean,
@@ -74,6 +78,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "params": optional(record),
     "priority": rank,
     "progress_percentage": scalar,
+    "reason": optional(text),
     "resource": identifier,
     "resources": optional(AMOUNTS),
     "retry_policy_dict": optional(retry_policy),
@@ -95,6 +100,9 @@ ARGUMENTS: Mapping[str, Check] = {
 EXCEPTIONS: Mapping[tuple[str, str], Check] = {
     ("announce_scheduling_failure", "params"): record,
     ("announce_scheduling_failure", "owners"): each(text),
+    ("find_tasks", "limit"): between(1, PAGE),
+    ("find_tasks", "status"): status_filter,
+    ("find_tasks", "worker"): optional(identifier),
     ("forgive_failures", "task_id"): optional(identifier),
     ("mark_as_done", "task_id"): optional(identifier),
     ("task_list", "status"): status_filter,
@@ -157,7 +165,8 @@ Methods = Mapping[str, Method]
 
 def served() -> Methods:
     """All that is served: Luigi's methods, as the installed Luigi has them, and ours."""
-    return {**methods(luigi.scheduler.Scheduler, luigi.scheduler.RPC_METHODS), **methods(Ours, sorted(OURS))}
+    stock = methods(luigi.scheduler.Scheduler, luigi.scheduler.RPC_METHODS)
+    return {**stock, **methods(Ours, sorted(OURS)), **methods(Administration, sorted(OURS))}
 
 
 def methods(scheduler: type, names: Iterable[str]) -> Methods:
