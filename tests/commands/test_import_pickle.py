@@ -24,8 +24,8 @@ from urllib.request import urlopen
 import luigi
 import luigi.scheduler
 import pytest
+from deployment import Ran, command
 from processes import Processes, Server, wait_until
-from running import Ran, command
 from serving import Process, environment
 
 from luigi_spanner import verify

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Ran, command
+from deployment import Ran, command
 from serving import Client, Process, environment
 
 from luigi_spanner import verify

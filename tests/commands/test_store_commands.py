@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import command
+from deployment import command
 from serving import Process, environment
 
 import luigi_spanner

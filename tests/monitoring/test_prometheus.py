@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import fleet
 import pytest
+import watched_replicas
 import yaml
-from fleet import NAMESPACE, REPLICAS
 from processes import Server, wait_until
 from programs import RULES, Prometheus, dashboard_queries, find, promtool
+from watched_replicas import NAMESPACE, REPLICAS
 
 from luigi_spanner.metrics import families
 
@@ -40,11 +40,11 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     hasty = directory / "alerts.yaml"
     hasty.write_text(yaml.safe_dump(rules))
     with (
-        fleet.serving(url, directory) as servers,
+        watched_replicas.serving(url, directory) as servers,
         Prometheus(directory, [server.port for server in servers], hasty) as prometheus,
     ):
         prometheus.wait_for_scrape(REPLICAS)
-        fleet.work(servers)
+        watched_replicas.work(servers)
         prometheus.wait_for_scrape(REPLICAS)
         yield Watched(servers=servers, prometheus=prometheus, url=url)
 
@@ -52,7 +52,7 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_what_the_replicas_counted_is_what_the_journal_has(watched: Watched) -> None:
     """No replica crashed, so nothing is missing; no run that was undone counts, so nothing is too much."""
     counted = watched.prometheus.number
-    taken = fleet.transitions(watched.url)
+    taken = watched_replicas.transitions(watched.url)
     assert taken["RUNNING"] > 30 and taken["DONE"] > 15 and taken["FAILED"] > 5 and taken["DISABLED"] > 5
     assert counted("sum(luigi_task_started_total)") == taken["RUNNING"]
     assert counted("sum(luigi_task_done_total)") == taken["DONE"]
@@ -79,7 +79,7 @@ def test_every_replica_tells_the_same_of_the_namespace(watched: Watched) -> None
 def test_calls_and_commits_are_counted(watched: Watched) -> None:
     counted = watched.prometheus.number
     pings = 'luigi_spanner_call_duration_seconds_count{method="ping",outcome="ok"}'
-    assert counted(f"sum({pings})") == fleet.WORKERS * fleet.TASKS
+    assert counted(f"sum({pings})") == watched_replicas.WORKERS * watched_replicas.TASKS
     assert counted('sum(luigi_spanner_call_duration_seconds_count{method="other",outcome="unknown_method"})') == 1
     assert counted('sum(luigi_spanner_call_duration_seconds_count{outcome="bad_request"})') == 1
     committed = counted('sum(luigi_spanner_commit_duration_seconds_count{outcome="committed"})')
@@ -110,7 +110,7 @@ def test_every_query_of_the_dashboard_gives_data(watched: Watched) -> None:
 
 def test_promtool_finds_nothing_to_complain_of(watched: Watched) -> None:
     for server in watched.servers:
-        page = fleet.page(server.port)
+        page = watched_replicas.page(server.port)
         assert promtool("check", "metrics", given=page) == ""
 
 
