@@ -63,7 +63,7 @@ simulate: venv  ## Replicas under faults, on a virtual clock: SEEDS=10000 SEED=f
 	$(BIN)/python tests/simulation/simulate.py --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
 chaos: venv  ## Replicas, a balancer and workers as processes, under faults: MINUTES=20 SEED=... REPORT=...
-	@.ci/tools
+	@.ci/tools haproxy faketime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	$(BIN)/python tests/chaos/chaosrun.py --minutes $(or $(MINUTES),5) --report $(REPORT) $(if $(SEED),--seed $(SEED))
 

@@ -28,6 +28,7 @@ from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.offset import Offset
 from luigi_spanner.stores import READ_BYTES, READ_LIMIT, Closed, Store, StoreError, Truncated
 from luigi_spanner.tracing import NO_TRACING, Tracing
+from luigi_spanner.truncation import Truncation
 from luigi_spanner.turns import TRY, Requests, Sent, Turns
 from luigi_spanner.wordless import without_words
 
@@ -39,10 +40,6 @@ between two."""
 
 KNOWN_TRIPS = 2
 """For how many commits' time a look at the journal tells where it ends, while others commit too."""
-
-TRUNCATE_EVERY = 1000
-"""Entries between two truncations of the journal."""
-
 
 FORESEEN = (Divergence, StoreError, CallError)
 """Faults whose words are ours; those of others may quote what callers sent."""
@@ -98,7 +95,7 @@ class Replica:
         self._journal = JournalClient(store, clock=clock, sleep=sleep, offset=self.offset, meter=self._meter)
         self._turns = Turns(name, clock)
         self._requests = Requests(name, store, self.offset.now)
-        self._truncated = 0
+        self._truncation = Truncation(store, graph.ledger, self.limits.journal_keep)
         self._live = False
         self._began = -math.inf
         self._calm = Calm(self._turns, clock)
@@ -368,15 +365,8 @@ class Replica:
         return bool(self._queue) or (self._live and self._calm.in_use)
 
     async def _truncate(self) -> None:
-        """Now and then forget the journal's oldest entries; never beyond the watermark (I9)."""
-        ledger = self.graph.ledger
-        before = min(ledger.watermark, ledger.applied - self.limits.journal_keep)
-        if before - self._truncated >= TRUNCATE_EVERY and self._fault is None:
-            self._truncated = before
-            try:
-                await self._store.truncate(before)
-            except StoreError as error:
-                logger.warning("The journal could not be truncated: %s", error)
+        if self._fault is None:
+            await self._truncation.look()
 
     # Its steps in memory
 

@@ -152,6 +152,7 @@ class Answering:
 
     def __init__(self, reply: Callable[[Call], Awaitable[bytes]]) -> None:
         self.calls: list[Call] = []
+        self.observed: list[tuple[str, str]] = []
         self._reply = reply
 
     async def call(self, call: Call) -> bytes:
@@ -169,7 +170,9 @@ class Answering:
     async def metrics(self) -> tuple[bytes, str] | None:
         return None
 
-    def observe(self, method: str, outcome: str, seconds: float) -> None: ...
+    def observe(self, method: str, outcome: str, seconds: float) -> None:
+        assert 0 <= seconds < PATIENCE
+        self.observed.append((method, outcome))
 
     async def start(self) -> None: ...
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
-from serving import Client, serving
+from serving import PATIENCE, Answering, Client, listening, opened, serving
 
+from luigi_spanner.calls import Call
 from luigi_spanner.metrics import families
+from luigi_spanner.server import exchange
+from luigi_spanner.server.representation import LONG_BYTES
 from luigi_spanner.service import Service
 from luigi_spanner.stores import location
 from luigi_spanner.stores.memory import Database, MemoryStore
@@ -95,6 +99,36 @@ def test_calls_by_method_and_outcome(memory: Client) -> None:
     assert calls(text, "get_work", "ok") is None
     methods = set(re.findall(r'method="(\w+)"', text))
     assert methods == {"add_task", "ping", "other"}
+
+
+def test_each_call_is_counted_once_however_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose caller has gone meanwhile, one whose reply is long, and one that meets a bug after its reply was made."""
+    asked, gone = asyncio.Event(), asyncio.Event()
+
+    async def reply(call: Call) -> bytes:
+        if call.method == "get_work":
+            asked.set()
+            await gone.wait()
+        return b'"%s"' % (b"x" * (LONG_BYTES if call.method == "task_list" else 1))
+
+    async def scenario() -> None:
+        scheduling = Answering(reply)
+        async with listening(scheduling) as port:
+            async with opened(port) as leaving:
+                leaving.send("GET /api/get_work?data=%7B%22worker%22%3A%22w%22%7D HTTP/1.1\nHost: x\n")
+                await asked.wait()
+            while not scheduling.calls[0].abandoned:
+                await asyncio.sleep(0)
+            gone.set()
+            async with opened(port) as connection:
+                connection.send("GET /api/task_list HTTP/1.1\nHost: x\n")
+                assert (await connection.answer()).status == 200
+                monkeypatch.setattr(exchange, "_encoded", lambda *_: 1 / 0)
+                connection.send("GET /api/is_paused HTTP/1.1\nHost: x\n")
+                assert await connection.end() == b""
+        assert scheduling.observed == [("get_work", "gone"), ("task_list", "ok"), ("is_paused", "internal")]
+
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE))
 
 
 def test_a_body_that_is_too_large_is_counted() -> None:

@@ -325,7 +325,7 @@ def test_what_happens_to_all_tasks_of_a_worker_is_one_record(world: World, datab
 def test_the_journal_is_truncated_behind_the_watermark(
     database: Database, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luigi_spanner.replica.TRUNCATE_EVERY", 5)
+    monkeypatch.setattr("luigi_spanner.truncation.TRUNCATE_EVERY", 5)
     world = World(store, Clock(), keep=10)
     for number in range(30):
         world.call("add_task", worker="w", task_id=f"t{number}")

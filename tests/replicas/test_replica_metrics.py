@@ -7,17 +7,18 @@ from collections import Counter as Tally
 from typing import Any
 
 import pytest
-from faults import FaultyStore, lost_reply, lost_request
+from faults import FaultyStore, lost_reply, lost_request, own_conflict
 from hypothesis import given, settings
 from luigi.task_status import PENDING
 from prometheus_client import CollectorRegistry, generate_latest
-from worlds import Clock, World, histories, play
+from worlds import Clock, World, drive, histories, play
 
+from luigi_spanner.calls import StoreDown
 from luigi_spanner.metrics import families
 from luigi_spanner.metrics.gauges import STATUSES, Gauges
 from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.metrics.tasks import TaskFamilies
-from luigi_spanner.stores import Closed, Committed, Refused, Unavailable
+from luigi_spanner.stores import Closed, Committed, Refused, Unavailable, Unknown
 from luigi_spanner.stores.memory import Database, MemoryStore
 
 
@@ -97,6 +98,34 @@ def test_a_batch_that_loses_is_counted_once_with_its_tries(metered: Metered, sto
     assert metered.counted("luigi_spanner_commit_duration_seconds_count", outcome="conflict") == 1
     assert metered.counted("luigi_spanner_catch_up_entries_total") == 1
     assert metered.counted("luigi_spanner_catch_up_lag_seconds_count") == 1
+
+
+@pytest.mark.parametrize("fault", [lost_reply, lost_request, own_conflict])
+def test_what_is_unknown_for_a_while_is_counted_once(metered: Metered, store: FaultyStore, fault: Any) -> None:
+    store.faults = [fault]
+    metered.world.call("add_task", worker="w", task_id="t", family="F", status="DONE")
+    assert 'luigi_task_done_total{family="F"} 1.0' in generate_latest(metered.tasks.registry).decode()
+
+
+def test_what_nobody_can_tell_of_any_more_is_not_counted(metered: Metered, store: FaultyStore) -> None:
+    """So what is counted never exceeds what the journal has."""
+
+    async def landed_and_truncated(attempt: Any) -> Any:
+        await lost_reply(attempt)
+        for number in range(3):
+            metered_elsewhere.call("add_task", worker="v", task_id=f"r{number}")
+        metered_elsewhere.clock.time += 10
+        drive(metered_elsewhere.replica._flush())
+        await store.inner.truncate(metered_elsewhere.graph.ledger.watermark)
+        return Unknown(reason="the reply was lost")
+
+    metered.world.call("add_task", worker="w", task_id="s")
+    metered_elsewhere = World(store.inner, metered.world.clock, "b")
+    store.faults = [landed_and_truncated]
+    with pytest.raises(StoreDown):
+        metered.world.call("add_task", worker="w", task_id="t", family="F", status="DONE")
+    assert metered.seen(families.TASKS)[("DONE",)] == 1
+    assert b"luigi_task_done_total{" not in generate_latest(metered.tasks.registry)
 
 
 def test_what_another_replica_did_is_counted_there_only(metered: Metered, database: Database, clock: Clock) -> None:

@@ -75,8 +75,8 @@ async def commit_without_link(self: MemoryStore, seq: int, entry: Any, rows: Any
 
 async def truncate_beyond_the_watermark(self: Replica) -> None:
     before = self.graph.ledger.applied
-    if before - self._truncated >= 3 and self._fault is None:
-        self._truncated = before
+    if before - vars(self).get("truncated", 0) >= 3 and self._fault is None:
+        vars(self)["truncated"] = before
         try:
             await self._store.truncate(before)
         except StoreError:
@@ -205,7 +205,7 @@ _never = property(lambda self: False)
 
 Patch = tuple[Any, str, Any]
 
-_EAGER = {"luigi_spanner.replica.TRUNCATE_EVERY": 1}
+_EAGER = {"luigi_spanner.truncation.TRUNCATE_EVERY": 1}
 _FORGETFUL: dict[str, Any] = {"replicas": 3, "keep": 2, "constants": _EAGER, "seconds": 120.0}
 
 

@@ -95,7 +95,7 @@ CONSTANTS: dict[str, list[Any]] = {
     "luigi_spanner.batch.OWED_ROWS": [3, 5000],
     "luigi_spanner.batch.LATE_ENTRIES": [3, 2000],
     "luigi_spanner.batch.OWED_LOOKED_AT": [2, 100_000],
-    "luigi_spanner.replica.TRUNCATE_EVERY": [1, 3, 1000],
+    "luigi_spanner.truncation.TRUNCATE_EVERY": [1, 3, 1000],
     "luigi_spanner.replica.READ_LIMIT": [2, 1000],
     "luigi_spanner.calm.CALM_SECONDS": [0.05, 0.5],
 }

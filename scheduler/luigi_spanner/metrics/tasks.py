@@ -46,9 +46,8 @@ class TaskFamilies(PrometheusMetricsCollector):
         return Seen(tuple(values), task.status, task.updated, task.time_running)
 
     def handle_task_started(self, task: Seen) -> None:
-        labels = self._bounded(task)
-        self._child(self.task_started_counter, labels).inc()
-        self._child(self.task_execution_time, labels)
+        self._child(self.task_started_counter, task.labels).inc()
+        self._child(self.task_execution_time, task.labels)
 
     def handle_task_failed(self, task: Seen) -> None:
         self._ended(self.task_failed_counter, task)
@@ -60,28 +59,29 @@ class TaskFamilies(PrometheusMetricsCollector):
         self._ended(self.task_done_counter, task)
 
     def _ended(self, counter: Any, task: Seen) -> None:
-        labels = self._bounded(task)
-        self._child(counter, labels).inc()
+        self._child(counter, task.labels).inc()
         if task.time_running is not None:
-            self._child(self.task_execution_time, labels).set(task.updated - task.time_running)
+            self._child(self.task_execution_time, task.labels).set(task.updated - task.time_running)
 
     def _child(self, family: Any, labels: tuple[str, ...]) -> Any:
         child = self._children.get((family, labels))
         if child is None:
+            labels = self._bounded(labels)
             child = self._children[family, labels] = family.labels(*labels)
         return child
 
-    def _bounded(self, task: Seen) -> tuple[str, ...]:
-        if self._most is None or task.labels in self._known:
-            return task.labels
-        if len(self._known) >= self._most:
-            return self._rest
-        self._known.add(task.labels)
-        return task.labels
+    def _bounded(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if self._most is not None and labels not in self._known:
+            if len(self._known) >= self._most:
+                return self._rest
+            self._known.add(labels)
+        return labels
 
 
 def label_text(value: Any) -> str:
     """A label's value as Prometheus's client writes it, and encodable: half a surrogate pair is not."""
+    if type(value) is str and value.isascii():
+        return value
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 

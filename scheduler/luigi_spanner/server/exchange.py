@@ -263,8 +263,8 @@ class Exchange(HTTPMessageDelegate):
 
     def _send(self, reply: Reply, *, last: bool = False) -> None:
         """Write the reply. `last`: the connection serves no other."""
-        self._observe(reply.outcome)
         head = self._head(reply, last)
+        self._observe(reply.outcome)
         # Not `write_headers`, which takes 20 us to check what is our own: Tornado lets its users write the head themselves.
         written = self._connection.write(head if self._verb == "HEAD" else b"".join((head, *reply.body)))
         self._connection.finish()
@@ -276,9 +276,10 @@ class Exchange(HTTPMessageDelegate):
 
     async def _send_long(self, reply: Reply) -> None:
         """Write the reply piece by piece: nothing is copied, and the call is inside until its caller has it."""
+        head = self._head(reply, last=False)
         self._observe(reply.outcome)
         self._patience = asyncio.get_running_loop().call_later(_taking_seconds(reply), self._give_up)
-        for piece in (self._head(reply, last=False), *reply.body):
+        for piece in (head, *reply.body):
             await self._connection.write(piece)
         self._connection.finish()
         self._sent()
