@@ -253,7 +253,7 @@ def test_a_configuration_that_cannot_be_used_ends_with_one_sentence(tmp_path: Pa
     assert len(done.stderr.splitlines()) == 1
 
 
-COLLECTOR = """\
+COLLECTOR = f"""\
 from luigi.metrics import MetricsCollector
 
 class Collector(MetricsCollector):
@@ -261,10 +261,25 @@ class Collector(MetricsCollector):
         super().__init__()
 
     def handle_task_started(self, task):
-        raise ValueError(f"cannot count {vars(task)} with {task.params}")
+        raise ValueError(repr(vars(task)))
+
+    def generate_latest(self):
+        raise ValueError("{SECRET[::-1]}"[::-1])  # a traceback has the line as it stands
 
     handle_task_failed = handle_task_disabled = handle_task_done = handle_task_started
 """
+
+
+PAGES = (
+    "/api/none",
+    "/none",
+    "/history/by_params/F",
+    "/why/A",
+    "/metrics",
+    "/readyz",
+    "/static/none",
+    "/static/%2e%2e/none",
+)
 
 
 def tell_secrets(client: Client) -> None:
@@ -297,7 +312,7 @@ def tell_secrets(client: Client) -> None:
     assert client.raw("add_task", json.dumps([task])).status == 400
     assert client.post("add_task", f"data=%zz{SECRET}".encode()).status == 400
     assert client.post("add_task", f"--b{SECRET}".encode(), Content_Type="multipart/form-data; boundary=b").status == 400
-    for path in ("/api/none", "/none", "/history/by_params/F", "/static/none", "/static/%2e%2e/none", "/readyz"):
+    for path in PAGES:
         client.get(f"{path}?data={quote(json.dumps(task))}")
     for first in ("GET /api/ping?data={0} HTTP/9.9", "GET /api/{0} {0} HTTP/1.1", "PUT /none?data={0} HTTP/1.1", "{0}"):
         with socket.create_connection(("127.0.0.1", client.port)) as connection:
@@ -313,6 +328,7 @@ def check_discretion(process: Process) -> None:
     tell_secrets(client)
     output = ended(process)
     assert "An effect failed" in output and "ValueError" in output and "handle_task_started" in output  # all but the words
+    assert "collector exposes nothing" in output
     assert "is refused" in output and "403 GET /static/%2e%2e/none" in output
     assert SECRET not in output
     assert SECRET.lower() not in output.lower()
@@ -332,5 +348,6 @@ def test_no_hidden_parameter_is_logged_on_spanner(serve: Callable[..., Process],
 def write_collector(directory: Path, formatter: str) -> None:
     """A configuration that logs everything, with a metrics collector that fails and says on what."""
     (directory / "collecting.py").write_text(COLLECTOR)
-    scheduler = '[scheduler]\nmetrics_collector = "custom"\nmetrics_custom_import = "collecting.Collector"\nretry_count = 9\n'
-    (directory / "luigi.toml").write_text(TOML.format(formatter=formatter, level="DEBUG") + scheduler)
+    scheduler = "[scheduler]\nretry_count = 9\nrecord_task_history = true\n"
+    collector = 'metrics_collector = "custom"\nmetrics_custom_import = "collecting.Collector"\n'
+    (directory / "luigi.toml").write_text(TOML.format(formatter=formatter, level="DEBUG") + scheduler + collector)

@@ -53,6 +53,17 @@ def test_a_traceback_says_all_but_the_words() -> None:
     assert str(error) == SECRET  # the exception itself is as it was
 
 
+def test_exceptions_that_lead_to_one_another() -> None:
+    first, second = ValueError(SECRET), KeyError(SECRET)
+    first.__cause__, second.__cause__ = second, first
+    shown = "".join(traceback.format_exception(without_words(first)))
+    assert [line for line in shown.splitlines() if line] == [
+        "KeyError",
+        "The above exception was the direct cause of the following exception:",
+        "ValueError",
+    ]
+
+
 def test_what_we_word_ourselves_is_kept() -> None:
     error = BadRequest("A sentence.")
     assert without_words(error) is error

@@ -17,6 +17,7 @@ from luigi_spanner.metrics import tasks
 from luigi_spanner.metrics.gauges import Gauges
 from luigi_spanner.metrics.meter import Meter
 from luigi_spanner.replica import Replica
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ def exposed_by(collector: Any) -> str:
     try:
         exposed = collector.generate_latest() or b""
         return exposed if isinstance(exposed, str) else bytes(exposed).decode()
-    except Exception:  # It is somebody else's code.
-        logger.exception("The metrics collector exposes nothing")
+    except Exception as error:  # It is somebody else's code.
+        logger.error("The metrics collector exposes nothing", exc_info=without_words(error))
         return ""
 
 
