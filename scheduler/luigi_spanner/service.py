@@ -406,7 +406,7 @@ class Service:
             await self._internal(self._graph.prune_if_due)
         if self._clock() - self._replica.contact >= TICK_SECONDS:
             await self._internal(follow)
-        if self._source is not None and now - self._expired >= EXPIRE_SECONDS:
+        if self._source is not None and self._source.expires and now - self._expired >= EXPIRE_SECONDS:
             await self._expire(self._source, now)
 
     async def _expire(self, source: Source, now: float) -> None:

@@ -72,7 +72,9 @@ class Page:
 
 
 class Source(Protocol):
-    """The table, read and tidied. Its methods may block, and run in a thread."""
+    """The table, read and tidied. Its methods may block, and run in a thread. `expires`: somebody has to delete what is old."""
+
+    expires: bool
 
     def latest(self, wanted: Wanted) -> list[Change]:
         """The last change of each run, newest first."""
@@ -95,8 +97,7 @@ class Source(Protocol):
         ...
 
     def expire(self, before: float, limit: int) -> int:
-        """Look at the oldest `limit` rows, and delete what happened before that time; how many were deleted. A database that does
-        so by itself deletes none here."""
+        """Look at the oldest `limit` rows, and delete what happened before that time; how many were deleted."""
         ...
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ from luigi_spanner.stores.memory import Database
 class MemorySource:
     """The table of a memory store. Nothing expires there: it goes with its process."""
 
+    expires = False
+
     def __init__(self, database: Database, namespace: str) -> None:
         self._database = database
         self._namespace = namespace

@@ -32,7 +32,7 @@ class SqlSource:
     ) -> None:
         self._engine = engine
         self._namespace = namespace
-        self._expires = expires
+        self.expires = expires
         self._body = body
         self._close = close
 
@@ -70,8 +70,6 @@ class SqlSource:
             return {row.ordinal: self._body(row.body) for row in connection.execute(query)}
 
     def expire(self, before: float, limit: int) -> int:
-        if not self._expires:
-            return 0
         own = history.c.namespace == self._namespace
         oldest = sa.select(history.c.ordinal).where(own).order_by(history.c.ordinal).limit(limit)
         delete = sa.delete(history).where(own, history.c.ordinal.in_(oldest), history.c.happened_at < before)
