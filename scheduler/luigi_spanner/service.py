@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
-import os
 import random
-import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,18 +16,18 @@ from luigi import scheduler as luigi_scheduler
 from luigi.task_history import NopHistory
 from luigi.task_status import PENDING
 
-from luigi_spanner._version import __version__
 from luigi_spanner.batch import Waiting
-from luigi_spanner.calls import SYSTEM, BadRequest, Call, CallError, Status, StoreDown, UnknownMethod
+from luigi_spanner.calls import SYSTEM, Call, CallError, Status, StoreDown, UnknownMethod
+from luigi_spanner.chores import Chores, follow
 from luigi_spanner.graph.graph import NO_MESSAGES, Graph, configured_limits
 from luigi_spanner.graph.ledger import Divergence
 from luigi_spanner.graph.listings import LISTINGS, Listings
 from luigi_spanner.graph.outbox import Mail
-from luigi_spanner.history import EXPIRED_AT_ONCE, History, Source
+from luigi_spanner.history import History, Source
 from luigi_spanner.history.places import source_of
 from luigi_spanner.ids import random_id, replica_name
-from luigi_spanner.journal import canonical
 from luigi_spanner.mail import MailThread, Postman
+from luigi_spanner.membership import Membership, hash_of_rules
 from luigi_spanner.methods import is_remote
 from luigi_spanner.metrics.page import Bounds, Metrics
 from luigi_spanner.readers import Readers
@@ -43,15 +39,6 @@ from luigi_spanner.tracing import NO_TRACING, Tracing
 from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
-
-TICK_SECONDS = 1.0
-"""How often housekeeping looks, and how old an idle replica's last contact with the store gets."""
-
-BEAT_SECONDS = 30.0
-"""How often a replica says in the state that it is still there."""
-
-GONE_SECONDS = 3 * BEAT_SECONDS
-"""A replica that has said nothing for so long is gone."""
 
 DECLARED_AT_ONCE = 2000
 """Most dependencies that one call makes, about 0.1 s of work (measured)."""
@@ -66,9 +53,6 @@ a probe that has its answer knows more than one that has run out of time."""
 CLOCK_BOUND = 5.0
 """Beyond how many seconds of offset the rules' clock is corrected: far above what synchronised machines show, and far below
 `worker_disconnect_delay`."""
-
-JOIN_HOLD = 60.0
-"""How long entering the namespace may take while the store is away."""
 
 MAIL_SECONDS = 5.0
 """How long stopping waits for mail: half of what Luigi waits for an answer of a mail server."""
@@ -85,13 +69,8 @@ UNREADABLE = (
 )
 """What reading damaged rows may raise. A machine without memory, threads or files says nothing about them."""
 
-EXPIRE_SECONDS = 60.0
-"""How often expired rows of the history are looked for."""
-
 _DECLARED_WITH = {"worker": None, "task_id": None, "status": PENDING, "retry_policy_dict": None, "priority": 0}
 """What of an `add_task` decides on its dependencies, with Luigi's defaults."""
-
-_NOT_RULES = frozenset({"state_path", "metrics_collector", "metrics_custom_import", "record_task_history"})
 
 
 class Service:
@@ -157,18 +136,13 @@ class Service:
         clock = clock if ticks is None else SteadyClock(clock, ticks, CLOCK_BOUND)
         config = luigi_scheduler.scheduler()
         self._graph = Graph(config, configured_limits(), NopHistory(), grain=config.worker_disconnect_delay / 2, queues_mail=True)
-        self._rules = _rules(config, self._graph.limits)
-        self._refuse = rules_mismatch == "refuse"
         self._hold = hold
         self._ids = ids
         self._clock = clock
-        self._beaten = clock()
-        self._flushed = clock()
         self._each_second = each_second
         self._commit_loop: asyncio.Task[None] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._store = store
-        self._process = process_id()
         self._metrics = metrics or Metrics(namespace)
         self.observe = self._metrics.meter.call
         self._replica = Replica(
@@ -187,13 +161,29 @@ class Service:
         self._graph.clock = self._replica.offset.now
         self._graph._state.history.keep = history_keep if source is not None else None
         self._source = source
-        self._expired = clock()
         self._postman = Postman(
             replica=self._replica.name,
             outbox=self._graph.outbox,
             call=self._internal,
             send=send or MailThread().send,
             dice=dice,
+        )
+        self._membership = Membership(
+            replica=self._replica,
+            graph=self._graph,
+            call=self._internal,
+            rules=hash_of_rules(config, self._graph.limits),
+            refuse=rules_mismatch == "refuse",
+            clock=clock,
+        )
+        self._chores = Chores(
+            replica=self._replica,
+            graph=self._graph,
+            membership=self._membership,
+            source=source,
+            call=self._internal,
+            clock=clock,
+            each_tick=self._tick,
         )
         self._readers = Readers(Listings(self._graph), partial(self._submit, hold=hold), time.monotonic)
 
@@ -229,7 +219,7 @@ class Service:
 
     async def _ping(self, call: Call) -> bytes:
         # A store that can be read and not written to hears nothing of who is alive.
-        heard = min(self._replica.contact, self._flushed)
+        heard = min(self._replica.contact, self._chores.flushed)
         if self._clock() - heard > self._graph._state.grain:
             # Other replicas may already have given up this worker: do not call it alive (I7).
             raise StoreDown("this replica has lost touch with the store")
@@ -314,45 +304,22 @@ class Service:
             ) from error
         self._commit_loop = asyncio.create_task(self._replica.run(), name="commit loop")
         try:
-            await self._bury_predecessors()
-            await self._join()
+            await self._membership.enter()
         except CallError as error:
             raise InvalidStore(str(error)) from error
-        self._flushed = self._clock()
-        self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
+        self._chores.flushed = self._clock()
+        self._housekeeping = asyncio.create_task(self._chores.run(), name="chores")
         self._postman.start()
 
-    async def _join(self) -> None:
-        """Enter the namespace. A replica that finds others with other rules comes to its end."""
-        try:
-            await self._internal(
-                self._graph.join,
-                hold=JOIN_HOLD,
-                replica=self._replica.name,
-                rules=self._rules,
-                release=__version__,
-                process=self._process,
-                grace=GONE_SECONDS,
-                refuse=self._refuse,
-            )
-        except BadRequest as error:
-            self._replica.fail(error)
-            raise
-        applied = self._graph.ledger.applied
-        logger.info("Replica %s has joined namespace %s at entry %d", self._replica.name, self._replica.namespace, applied)
+    def _tick(self) -> None:
+        self._readers.forget()
+        self._each_second()
+        self._postman.look()
 
     async def ended(self) -> str:
         """Returns once the replica can serve no more, with the reason."""
         await self._replica.failed.wait()
         return str(self._replica.failure)
-
-    async def _bury_predecessors(self) -> None:
-        """A replica whose process is known to be gone need not be waited for."""
-        place, _, pid = self._process.rpartition("/")
-        for key, row in list(self._graph._state.replicas.items()):
-            its_place, _, its_pid = str(row.get("process")).rpartition("/")
-            if its_place == place and (its_pid == pid or not _alive(its_pid)):
-                await self._internal(self._graph.leave, hold=JOIN_HOLD, replica=str(key[0]))
 
     async def stop(self) -> None:
         """Answer what was accepted, leave the namespace, release the store."""
@@ -368,57 +335,12 @@ class Service:
 
     async def _stop_loop(self, commit_loop: asyncio.Task[None]) -> None:
         if self._replica.failure is None:
-            with suppress(CallError):
-                await self._internal(self._graph.leave, replica=self._replica.name)
+            await self._membership.leave()
         self._replica.stop()
         # A store that does not answer must not keep the process: what it holds back ends as unknown.
         await asyncio.wait([commit_loop], timeout=self._hold)
         commit_loop.cancel()
         await asyncio.gather(commit_loop, return_exceptions=True)
-
-    async def _keep_house(self) -> None:
-        while self._replica.failure is None:
-            await asyncio.sleep(TICK_SECONDS)
-            self._readers.forget()
-            self._each_second()
-            self._postman.look()
-            try:
-                await self._do_chores()
-            except StoreDown:
-                logger.debug("The store has not answered for %.0f s", self._clock() - self._replica.contact)
-            except CallError:
-                # The log has the rule's failure; the next round tries again.
-                logger.warning("A chore failed")
-
-    async def _do_chores(self) -> None:
-        """Prune, replicate liveness, beat: whichever replica is due; else see what others have done."""
-        if not self._graph.is_present(self._replica.name):
-            # We were silent for so long that others took us for gone: our rules may no longer be those of the namespace.
-            await self._join()
-        now = self._clock()
-        if now - self._beaten >= BEAT_SECONDS:
-            self._beaten = now
-            await self._internal(self._graph.beat, replica=self._replica.name)
-        if self._graph.liveness_due():
-            await self._internal(self._graph.flush_liveness)
-        self._flushed = self._clock()
-        if self._graph.prune_due():
-            await self._internal(self._graph.prune_if_due)
-        if self._clock() - self._replica.contact >= TICK_SECONDS:
-            await self._internal(follow)
-        if self._source is not None and self._source.expires and now - self._expired >= EXPIRE_SECONDS:
-            await self._expire(self._source, now)
-
-    async def _expire(self, source: Source, now: float) -> None:
-        """Delete some of what is older than it is kept; the next look comes soon if there is more."""
-        before = self._graph.now() - (self._graph._state.history.keep or math.inf)
-        count = await asyncio.to_thread(source.expire, before, EXPIRED_AT_ONCE)
-        if count < EXPIRED_AT_ONCE:
-            self._expired = now
-
-
-def follow() -> None:
-    """A call that reads nothing: answering it takes a look at the journal's head."""
 
 
 def _resolve(future: asyncio.Future[bytes], waiting: Waiting) -> None:
@@ -445,29 +367,3 @@ def _expire(future: asyncio.Future[bytes], waiting: Waiting) -> None:
     waiting.given_up = True
     if not future.done():
         future.set_exception(StoreDown("the store did not answer in time; the outcome is unknown"))
-
-
-def _rules(config: Any, limits: dict[str, Any]) -> str:
-    """Hash of everything in the configuration that decides how calls are answered (I12)."""
-    rules = {name: value for name, value in config.to_str_params().items() if name not in _NOT_RULES}
-    return hashlib.sha256(canonical([rules, limits]).encode("ascii")).hexdigest()[:32]
-
-
-def process_id() -> str:
-    """This process's id, qualified by what makes it unique: the machine's boot and the namespace of process ids (Linux)."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as boot_id:
-            place = f"{boot_id.read().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        place = socket.gethostname()
-    return f"{place}/{os.getpid()}"
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from luigi import scheduler as luigi_scheduler
 
+from luigi_spanner import chores
 from luigi_spanner.calls import Call
 from luigi_spanner.graph.history import ERROR_CHARACTERS, ROW_CHARACTERS
 from luigi_spanner.history import Change, History, Wanted
 from luigi_spanner.history.places import source_of
 from luigi_spanner.service import Service
+from luigi_spanner.stores import Unavailable
 from luigi_spanner.stores.memory import MemoryStore
 from luigi_spanner.verify import verify
 
@@ -240,13 +242,13 @@ def test_old_rows_are_deleted(tmp_path: Path, keep: float) -> None:
             now = service._graph.now()
             assert source.expire(now - 60, 10) == 0
             if keep == math.inf:
-                await service._expire(source, now)
+                await service._chores.expire(source)
                 assert len(await latest(service)) == 3
                 return
             assert source.expire(now + 1, 2) == 2
             assert [change.task_id for change in await latest(service)] == ["t2"]
             service._graph.clock = lambda: now + DAY + 60
-            await service._expire(source, now)
+            await service._chores.expire(source)
             assert await latest(service) == ()
 
     run(scenario())
@@ -277,6 +279,29 @@ def test_verify_compares_the_table_with_the_journal(tmp_path: Path) -> None:
                 assert difference.startswith("history ")
                 backup.backup(database)
         assert verify(url, "default").clean
+
+
+def test_a_database_that_fails_ends_neither_the_replica_nor_its_chores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chores, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(chores, "EXPIRE_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        async with serving(f"sqlite:///{tmp_path}/luigi.db") as service:
+            await add(service, "t")
+            await flushed(service)
+            with closing(sqlite3.connect(tmp_path / "luigi.db", isolation_level=None)) as database:
+                database.execute("ALTER TABLE history RENAME TO elsewhere")
+                with pytest.raises(Unavailable):
+                    await latest(service)
+                while "A chore failed" not in caplog.text:
+                    await asyncio.sleep(0.005)
+                database.execute("ALTER TABLE elsewhere RENAME TO history")
+            assert len(await latest(service)) == 1
+            assert service._housekeeping is not None and not service._housekeeping.done()
+
+    run(scenario())
 
 
 def test_nothing_is_written_down_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from luigi import configuration
 from luigi import scheduler as luigi_scheduler
 from test_service import Gate, ask, run, running, until
 
+from luigi_spanner import chores
 from luigi_spanner import mail as mails
 from luigi_spanner import service as services
 from luigi_spanner.graph import outbox as outboxes
@@ -64,7 +65,7 @@ def configured(options: Callable[..., None], server: MailServer, monkeypatch: py
     # Luigi warns of its own defaults where these are not given.
     options("smtp", host=ADDRESS, port=server.port, local_hostname="localhost", username="", password="")
     options("scheduler", retry_count=1)
-    monkeypatch.setattr(services, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(chores, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(mails, "PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr(mails, "FIRST_RETRY_SECONDS", 0.1)
     monkeypatch.setattr(outboxes, "LEASE_SECONDS", 0.5)
@@ -136,12 +137,12 @@ def test_a_mail_costs_two_commits_and_nothing_to_send_costs_none(server: MailSer
 
     async def scenario() -> None:
         async with running(Gate(database), dice=lambda: 0.0) as service, running(Gate(database), dice=lambda: 0.0):
-            await asyncio.sleep(10 * services.TICK_SECONDS)
+            await asyncio.sleep(10 * chores.TICK_SECONDS)
             assert taking() == 0
             await fail(service, "A")
             await until(lambda: outbox(service).counts.sent == 1 and not len(outbox(service)))
             assert taking() == 2
-            await asyncio.sleep(10 * services.TICK_SECONDS)
+            await asyncio.sleep(10 * chores.TICK_SECONDS)
             assert taking() == 2
 
     run(scenario)

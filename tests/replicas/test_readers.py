@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from worlds import Clock
 
-from luigi_spanner import readers, service
+from luigi_spanner import chores, readers
 from luigi_spanner.calls import Call, RuleFailed, StoreDown
 from luigi_spanner.graph import listings, rendering
 from luigi_spanner.graph.listings import Listings
@@ -261,7 +261,7 @@ def test_a_rule_that_finds_too_much_missing_leaves_it_to_the_slices(monkeypatch:
 
 
 def test_memory_is_given_back_when_nobody_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "TICK_SECONDS", 1000.0)
+    monkeypatch.setattr(chores, "TICK_SECONDS", 1000.0)
     clock = Clock()
 
     async def scenario() -> None:

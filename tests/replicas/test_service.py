@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from worlds import Clock
 
+from luigi_spanner import chores, membership
 from luigi_spanner import service as services
 from luigi_spanner.calls import Call, RuleFailed, StoreDown, UnknownMethod
 from luigi_spanner.journal import Entry, Row, decode
@@ -230,7 +231,7 @@ def test_a_message_reaches_its_worker_once_through_any_replica() -> None:
 
 
 def test_one_replica_prunes_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(chores, "TICK_SECONDS", 0.01)
 
     async def scenario() -> None:
         database, clock = Database(), Clock()
@@ -253,7 +254,7 @@ def test_replicas_with_other_rules_are_refused_or_warned_of(monkeypatch: pytest.
         database = Database()
         async with running(Gate(database)) as left:
             # As if on another machine: its process cannot be looked for.
-            monkeypatch.setattr(services, "process_id", lambda: "elsewhere/1")
+            monkeypatch.setattr(membership, "process_id", lambda: "elsewhere/1")
             monkeypatch.setattr(services, "configured_limits", lambda: {"r": 9})
             with pytest.raises(InvalidStore, match="rules"):
                 async with running(Gate(database)):
@@ -284,8 +285,8 @@ def test_a_limit_set_through_the_api_survives_restarts_and_files(monkeypatch: py
 def test_a_predecessor_that_was_killed_need_not_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         database = Database()
-        place = services.process_id().rpartition("/")[0]
-        monkeypatch.setattr(services, "process_id", lambda: f"{place}/{2**22 + 1}")  # beyond Linux's largest process id
+        place = membership.process_id().rpartition("/")[0]
+        monkeypatch.setattr(membership, "process_id", lambda: f"{place}/{2**22 + 1}")  # beyond Linux's largest process id
         killed = Service(Gate(database), "default", ids=ids)
         monkeypatch.undo()
         await killed.start()
@@ -349,7 +350,7 @@ def test_an_unforeseen_error_ends_the_replica_loudly(caplog: pytest.LogCaptureFi
 
 
 def test_a_chore_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "TICK_SECONDS", 0.005)
+    monkeypatch.setattr(chores, "TICK_SECONDS", 0.005)
 
     async def scenario() -> None:
         store = Gate(Database())
@@ -368,7 +369,7 @@ def test_a_chore_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_replica_that_was_taken_for_gone_enters_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "TICK_SECONDS", 0.005)
+    monkeypatch.setattr(chores, "TICK_SECONDS", 0.005)
 
     async def scenario() -> None:
         async with running(Gate(Database())) as service:

@@ -25,7 +25,7 @@ from twins import Mailer, _Ids
 from virtual import OUTSIDE, Stalled, VirtualLoop, current
 from worlds import drive, normal, picture
 
-from luigi_spanner import service, verify
+from luigi_spanner import ids, membership, service, verify
 from luigi_spanner.graph.containers import OwnedSet
 from luigi_spanner.history.memory import MemorySource
 from luigi_spanner.stores.memory import MemoryStore
@@ -264,9 +264,9 @@ def _surroundings(plan: Plan, config: Any, uuids: _Ids, mails: list[Letter]) -> 
         enter(mock.patch.object(notifications, "_email_recipients", lambda others: ["ops@example.org"]))
         enter(mock.patch.object(luigi_scheduler, "scheduler", lambda: config))
         enter(mock.patch.object(service, "configured_limits", lambda: dict(plan.limits)))
-        enter(mock.patch.object(service, "socket", types.SimpleNamespace(gethostname=lambda: "machine")))
-        enter(mock.patch.object(service, "process_id", lambda: _process_id()))
-        enter(mock.patch.object(service, "_alive", lambda pid: _is_alive(pid)))
+        enter(mock.patch.object(ids, "socket", types.SimpleNamespace(gethostname=lambda: "machine")))
+        enter(mock.patch.object(membership, "process_id", lambda: _process_id()))
+        enter(mock.patch.object(membership, "is_alive", lambda pid: _is_alive(pid)))
         # Listings are made by a thread, in real time: here they take the way of every call.
         enter(mock.patch.object(service, "LISTINGS", (), create=True))
         for name, value in {**MAIL, **plan.constants}.items():

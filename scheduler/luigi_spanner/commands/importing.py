@@ -160,7 +160,7 @@ def _replica(store: Any, namespace: str) -> tuple[Replica, Graph]:
 
 
 def _require_nobody(graph: Graph) -> None:
-    from luigi_spanner.service import GONE_SECONDS
+    from luigi_spanner.membership import GONE_SECONDS
 
     for key, row in graph._state.replicas.items():
         seconds = graph.now() - row["seen_at"]

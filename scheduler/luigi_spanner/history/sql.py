@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from google.api_core.exceptions import GoogleAPICallError
 from sqlalchemy.engine import Connection, Engine
 
 from luigi_spanner.history import Change, Wanted, change_in
 from luigi_spanner.schema import history
-from luigi_spanner.stores import sqlite_file
+from luigi_spanner.stores import Unavailable, sqlite_file
 
 _later = history.alias("later")
 
@@ -89,8 +90,12 @@ class SqlSource:
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection:
-            yield connection
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except (sa.exc.SQLAlchemyError, GoogleAPICallError) as error:
+            # Whatever it is, the next look may find it mended; replicas say at their start what is wrong for good.
+            raise Unavailable(f"the history cannot be read: {type(error).__name__}") from error
 
 
 def sqlite_source(path: str, namespace: str) -> SqlSource:

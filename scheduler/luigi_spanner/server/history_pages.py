@@ -16,6 +16,7 @@ import tornado.web
 from luigi_spanner.calls import CallError
 from luigi_spanner.history import Change, History, Page, Wanted
 from luigi_spanner.server.api import JSON_TYPE, Service
+from luigi_spanner.stores import StoreError
 
 TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
 
@@ -52,7 +53,7 @@ class HistoryPage(tornado.web.RequestHandler):
             return
         try:
             await self.answer(history, *path)
-        except (asyncio.TimeoutError, CallError):
+        except (asyncio.TimeoutError, CallError, StoreError):
             self._fail(503, UNAVAILABLE)
 
     head = get
