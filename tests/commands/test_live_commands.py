@@ -227,6 +227,20 @@ def test_pause_and_resume(ask: Ask, replicas: list[Client], task: str) -> None:
     take(replicas[1], task)
 
 
+def test_why(ask: Ask, replicas: list[Client], task: str) -> None:
+    replicas[0].call("add_task", worker=f"worker of {task}", task_id=task, deps=["absent"])
+    people = ask("why", task)
+    assert people.code == 0
+    assert people.out.startswith(f"{task} is PENDING. ")
+    assert "\n- " in people.out and "absent" in people.out
+    assert [reason["task_id"] for reason in ask("why", task, "--json").json["reasons"]] == ["absent"]
+    stranger = ask("why", task, "--worker", "nobody", "--json").json
+    assert "worker_unknown" in {reason["code"] for reason in stranger["reasons"]}
+    unknown = ask("why", "nobody's")
+    assert (unknown.code, unknown.out) == (3, "")
+    assert "nobody's" in unknown.err
+
+
 def test_changes_are_in_the_journal_with_their_request(ask: Ask, directory: Path, task: str) -> None:
     ask("task", "cancel", task)
     ran = command("journal", "tail", "--store", f"sqlite:///{directory}/a.db")
