@@ -29,7 +29,7 @@ from processes import Processes, Server, wait_until
 from serving import Process, environment
 
 from luigi_spanner import verify
-from luigi_spanner.commands import pickled, unpickling
+from luigi_spanner.commands import importing, pickled, unpickling
 from luigi_spanner.commands.unpickling import BASE_BYTES
 
 HERE = Path(__file__).parent
@@ -243,17 +243,20 @@ def test_replicas_that_serve(tmp_path: Path) -> None:
     assert verify.verify(store, "default").clean
 
 
-def test_a_large_state_is_cut_into_entries(tmp_path: Path, sqlite_url: str) -> None:
-    file = saved(tmp_path / "state.pickle", a_state(2500))
-    assert imported(file, sqlite_url).code == 0
+def test_a_large_state_is_cut_into_entries(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "TASKS_AT_ONCE", 50)
+    monkeypatch.setattr(importing, "WORKERS_AT_ONCE", 1)
+    scheduler = a_state(120)
+    scheduler.add_worker("v", {})
+    assert imported(saved(tmp_path / "state.pickle", scheduler), sqlite_url).code == 0
     journal = [json.loads(line) for line in command("journal", "tail", "--store", sqlite_url, "--from", "1").out.splitlines()]
     calls = [call for entry in journal for call in entry["calls"]]
-    assert [(call["method"], call["principal"]) for call in calls] == [
-        ("import_pickle", "import-pickle")
-    ] * 4  # workers, and 3 x 1,000
-    assert list(tasks_of(sqlite_url)) == sorted(f"t{number}" for number in range(2500))
+    assert [(call["method"], call["principal"]) for call in calls] == [("import_pickle", "import-pickle")] * (2 + 3)
     ordinals = {task_id: body["ordinal"] for task_id, body in tasks_of(sqlite_url).items()}
-    assert sorted(ordinals, key=ordinals.__getitem__) == [f"t{number}" for number in range(2500)]
+    assert sorted(ordinals, key=ordinals.__getitem__) == [f"t{number}" for number in range(120)]
+    monkeypatch.setattr(importing, "RELATIONS_AT_ONCE", 10)
+    assert imported(tmp_path / "state.pickle", sqlite_url, "--replace").code == 0
+    assert len(tasks_of(sqlite_url)) == 120
     assert verify.verify(sqlite_url, "default").clean
 
 
@@ -433,7 +436,7 @@ VALUES: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "key": (lambda task, worker: setattr(task, "params", {1: 2}), "a key is no text"),
     "policy": (lambda task, worker: setattr(task, "retry_policy", (1, 2)), "other fields"),
     "failures": (lambda task, worker: setattr(task, "failures", deque(["x"])), "failures[0] must be a number"),
-    "stakeholder": (lambda task, worker: task.stakeholders.add(1), "stakeholders[0] must be a string"),
+    "stakeholder": (lambda task, worker: setattr(task, "stakeholders", {1}), "stakeholders[0] must be a string"),
     "none": (lambda task, worker: delattr(task, "time"), "lacks its status or the time"),
     "info": (lambda task, worker: worker.info.update(name="x"), "must not hold"),
     "message": (lambda task, worker: worker.rpc_messages.append({"name": 1, "kwargs": {}}), "message's name must be a string"),
