@@ -10,12 +10,13 @@ import random
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -258,6 +259,34 @@ def test_a_large_state_is_cut_into_entries(tmp_path: Path, sqlite_url: str, monk
     assert imported(tmp_path / "state.pickle", sqlite_url, "--replace").code == 0
     assert len(tasks_of(sqlite_url)) == 120
     assert verify.verify(sqlite_url, "default").clean
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_import_that_is_interrupted_can_be_made_again(tmp_path: Path, number: signal.Signals) -> None:
+    file = saved(tmp_path / "state.pickle", a_state(8000))
+    database = tmp_path / "a.db"
+    run = [sys.executable, "-m", "luigi_spanner", "import-pickle", "--store", f"sqlite:///{database}", str(file)]
+    with subprocess.Popen(run, env=environment(HOME=str(tmp_path)), stderr=subprocess.PIPE, text=True) as importing:
+        wait_until(lambda: tasks_in(database) > 0 or importing.poll() is not None, 60, "some tasks are imported")
+        importing.send_signal(number)
+        _, said = importing.communicate(timeout=60)
+    assert 0 < tasks_in(database) < 8000
+    assert (importing.returncode, said) == (
+        (130, "Interrupted half way; run it again with --replace.\n") if number is signal.SIGINT else (-signal.SIGKILL, "")
+    )
+    assert verify.verify(f"sqlite:///{database}", "default").clean
+    assert "is not empty" in imported(file, f"sqlite:///{database}").err
+    small = saved(tmp_path / "small.pickle", a_state(2))
+    assert imported(small, f"sqlite:///{database}", "--replace").code == 0
+    assert set(tasks_of(f"sqlite:///{database}")) == {"t0", "t1"}
+
+
+def tasks_in(database: Path) -> int:
+    """Rows of tasks in a file that may not be there yet."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM tasks").fetchone()[0])
+    return 0
 
 
 # What is none

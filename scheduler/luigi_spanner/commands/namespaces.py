@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from luigi_spanner.commands import DONE, parsing
-from luigi_spanner.commands.output import print_json, print_table, say
+from luigi_spanner.commands.output import counted, print_json, print_table, say
 from luigi_spanner.config import STORE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _namespaces(arguments: argparse.Namespace) -> int:
         return DONE
     if held:
         print_table(("namespace", "head", "entries", "tasks", "workers", "rows", "last commit"), map(_row, held))
-    say(f"{len(held)} namespace{'' if len(held) == 1 else 's'}")
+    say(counted(len(held), "namespace"))
     return DONE
 
 
