@@ -28,17 +28,17 @@ def add(commands: parsing.Parsers) -> None:
 
 def _namespaces(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
-    from luigi_spanner.stores.survey import survey
+    from luigi_spanner.stores.survey import size, survey
 
     store = parsing.store(arguments)
     migrate.check(store)
-    held = survey(store)
+    held, found = survey(store), size(store)
     if arguments.json:
-        print_json({"namespaces": [_described(namespace) for namespace in held]})
+        print_json({"namespaces": [_described(namespace) for namespace in held], "bytes": found})
         return DONE
     if held:
         print_table(("namespace", "head", "entries", "tasks", "workers", "rows", "last commit"), map(_row, held))
-    say(counted(len(held), "namespace"))
+    say(counted(len(held), "namespace") + ("" if found is None else f" in {found / 1e6:.1f} MB"))
     return DONE
 
 
