@@ -252,7 +252,7 @@ def test_a_large_state_is_cut_into_entries(tmp_path: Path, sqlite_url: str, monk
     assert imported(saved(tmp_path / "state.pickle", scheduler), sqlite_url).code == 0
     journal = [json.loads(line) for line in command("journal", "tail", "--store", sqlite_url, "--from", "1").out.splitlines()]
     calls = [call for entry in journal for call in entry["calls"]]
-    assert [(call["method"], call["principal"]) for call in calls] == [("import_pickle", "import-pickle")] * (2 + 3)
+    assert [(call["method"], call["principal"]) for call in calls] == [("import_pickle", "import-pickle")] * (1 + 2 + 3 + 1)
     ordinals = {task_id: body["ordinal"] for task_id, body in tasks_of(sqlite_url).items()}
     assert sorted(ordinals, key=ordinals.__getitem__) == [f"t{number}" for number in range(120)]
     monkeypatch.setattr(importing, "RELATIONS_AT_ONCE", 10)
@@ -277,9 +277,22 @@ def test_an_import_that_is_interrupted_can_be_made_again(tmp_path: Path, number:
     )
     assert verify.verify(f"sqlite:///{database}", "default").clean
     assert "is not empty" in imported(file, f"sqlite:///{database}").err
+    assert half_there(database)
     small = saved(tmp_path / "small.pickle", a_state(2))
     assert imported(small, f"sqlite:///{database}", "--replace").code == 0
     assert set(tasks_of(f"sqlite:///{database}")) == {"t0", "t1"}
+    assert not half_there(database)
+
+
+def half_there(database: Path) -> bool:
+    """Whether `status` says that an import is not whole."""
+    where = ("--store", f"sqlite:///{database}", "--address", "127.0.0.1", "--port", "0")
+    with Process("serve", *where, directory=database.parent) as process:
+        ran = command("status", "--url", process.client().url)
+        process.signal(signal.SIGTERM)
+        assert process.exit_code() == 0
+    assert (ran.code == 1) == ("--replace" in ran.out)
+    return ran.code == 1
 
 
 def tasks_in(database: Path) -> int:
