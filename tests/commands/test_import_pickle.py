@@ -10,12 +10,13 @@ import random
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -29,7 +30,7 @@ from processes import Processes, Server, wait_until
 from serving import Process, environment
 
 from luigi_spanner import verify
-from luigi_spanner.commands import pickled, unpickling
+from luigi_spanner.commands import importing, pickled, unpickling
 from luigi_spanner.commands.unpickling import BASE_BYTES
 
 HERE = Path(__file__).parent
@@ -243,18 +244,62 @@ def test_replicas_that_serve(tmp_path: Path) -> None:
     assert verify.verify(store, "default").clean
 
 
-def test_a_large_state_is_cut_into_entries(tmp_path: Path, sqlite_url: str) -> None:
-    file = saved(tmp_path / "state.pickle", a_state(2500))
-    assert imported(file, sqlite_url).code == 0
+def test_a_large_state_is_cut_into_entries(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "TASKS_AT_ONCE", 50)
+    monkeypatch.setattr(importing, "WORKERS_AT_ONCE", 1)
+    scheduler = a_state(120)
+    scheduler.add_worker("v", {})
+    assert imported(saved(tmp_path / "state.pickle", scheduler), sqlite_url).code == 0
     journal = [json.loads(line) for line in command("journal", "tail", "--store", sqlite_url, "--from", "1").out.splitlines()]
     calls = [call for entry in journal for call in entry["calls"]]
-    assert [(call["method"], call["principal"]) for call in calls] == [
-        ("import_pickle", "import-pickle")
-    ] * 4  # workers, and 3 x 1,000
-    assert list(tasks_of(sqlite_url)) == sorted(f"t{number}" for number in range(2500))
+    assert [(call["method"], call["principal"]) for call in calls] == [("import_pickle", "import-pickle")] * (1 + 2 + 3 + 1)
     ordinals = {task_id: body["ordinal"] for task_id, body in tasks_of(sqlite_url).items()}
-    assert sorted(ordinals, key=ordinals.__getitem__) == [f"t{number}" for number in range(2500)]
+    assert sorted(ordinals, key=ordinals.__getitem__) == [f"t{number}" for number in range(120)]
+    monkeypatch.setattr(importing, "RELATIONS_AT_ONCE", 10)
+    assert imported(tmp_path / "state.pickle", sqlite_url, "--replace").code == 0
+    assert len(tasks_of(sqlite_url)) == 120
     assert verify.verify(sqlite_url, "default").clean
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_import_that_is_interrupted_can_be_made_again(tmp_path: Path, number: signal.Signals) -> None:
+    file = saved(tmp_path / "state.pickle", a_state(8000))
+    database = tmp_path / "a.db"
+    run = [sys.executable, "-m", "luigi_spanner", "import-pickle", "--store", f"sqlite:///{database}", str(file)]
+    with subprocess.Popen(run, env=environment(HOME=str(tmp_path)), stderr=subprocess.PIPE, text=True) as importing:
+        wait_until(lambda: tasks_in(database) > 0 or importing.poll() is not None, 60, "some tasks are imported")
+        importing.send_signal(number)
+        _, said = importing.communicate(timeout=60)
+    assert 0 < tasks_in(database) < 8000
+    assert (importing.returncode, said) == (
+        (130, "Interrupted half way; run it again with --replace.\n") if number is signal.SIGINT else (-signal.SIGKILL, "")
+    )
+    assert verify.verify(f"sqlite:///{database}", "default").clean
+    assert "is not empty" in imported(file, f"sqlite:///{database}").err
+    assert half_there(database)
+    small = saved(tmp_path / "small.pickle", a_state(2))
+    assert imported(small, f"sqlite:///{database}", "--replace").code == 0
+    assert set(tasks_of(f"sqlite:///{database}")) == {"t0", "t1"}
+    assert not half_there(database)
+
+
+def half_there(database: Path) -> bool:
+    """Whether `status` says that an import is not whole."""
+    where = ("--store", f"sqlite:///{database}", "--address", "127.0.0.1", "--port", "0")
+    with Process("serve", *where, directory=database.parent) as process:
+        ran = command("status", "--url", process.client().url)
+        process.signal(signal.SIGTERM)
+        assert process.exit_code() == 0
+    assert (ran.code == 1) == ("--replace" in ran.out)
+    return ran.code == 1
+
+
+def tasks_in(database: Path) -> int:
+    """Rows of tasks in a file that may not be there yet."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM tasks").fetchone()[0])
+    return 0
 
 
 # What is none
@@ -433,7 +478,7 @@ VALUES: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     "key": (lambda task, worker: setattr(task, "params", {1: 2}), "a key is no text"),
     "policy": (lambda task, worker: setattr(task, "retry_policy", (1, 2)), "other fields"),
     "failures": (lambda task, worker: setattr(task, "failures", deque(["x"])), "failures[0] must be a number"),
-    "stakeholder": (lambda task, worker: task.stakeholders.add(1), "stakeholders[0] must be a string"),
+    "stakeholder": (lambda task, worker: setattr(task, "stakeholders", {1}), "stakeholders[0] must be a string"),
     "none": (lambda task, worker: delattr(task, "time"), "lacks its status or the time"),
     "info": (lambda task, worker: worker.info.update(name="x"), "must not hold"),
     "message": (lambda task, worker: worker.rpc_messages.append({"name": 1, "kwargs": {}}), "message's name must be a string"),

@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 from deployment import Ran, command
+from luigi.configuration import LuigiConfigParser
 from serving import Client, Process, environment
 
 from luigi_spanner import verify
 from luigi_spanner.cli import main
+from luigi_spanner.commands.parsing import url_of
 
 NUMBERS = itertools.count()
 
@@ -227,6 +229,20 @@ def test_pause_and_resume(ask: Ask, replicas: list[Client], task: str) -> None:
     take(replicas[1], task)
 
 
+def test_why(ask: Ask, replicas: list[Client], task: str) -> None:
+    replicas[0].call("add_task", worker=f"worker of {task}", task_id=task, deps=["absent"])
+    people = ask("why", task)
+    assert people.code == 0
+    assert people.out.startswith(f"{task} is PENDING. ")
+    assert "absent" in people.out
+    assert [reason["task_id"] for reason in ask("why", task, "--json").json["reasons"]] == ["absent"]
+    stranger = ask("why", task, "--worker", "nobody", "--json").json
+    assert "worker_unknown" in {reason["code"] for reason in stranger["reasons"]}
+    unknown = ask("why", "nobody's")
+    assert (unknown.code, unknown.out) == (3, "")
+    assert "nobody's" in unknown.err
+
+
 def test_changes_are_in_the_journal_with_their_request(ask: Ask, directory: Path, task: str) -> None:
     ask("task", "cancel", task)
     ran = command("journal", "tail", "--store", f"sqlite:///{directory}/a.db")
@@ -305,32 +321,37 @@ def test_a_url_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 # Which replica
 
 
-def config_from(text: str, directory: Path, *arguments: str, **extra: str) -> str:
-    """Where a command asks, run as people do in a directory with this luigi.cfg."""
-    (directory / "luigi.cfg").write_text(text)
-    ran = subprocess.run(
-        [sys.executable, "-m", "luigi_spanner", "pause", *arguments],
-        cwd=directory,
-        env=environment(HOME=str(directory), **extra),
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    assert ran.returncode == 2
-    return ran.stderr.removeprefix("Nobody answers at ").partition(": ")[0]
+def configured(text: str) -> LuigiConfigParser:
+    """Luigi's own parser with this luigi.cfg."""
+    parser = LuigiConfigParser()
+    parser.read_string(text)
+    return parser
 
 
-def test_where_a_command_asks(tmp_path: Path) -> None:
-    stock = "[core]\ndefault-scheduler-host = 127.0.0.1\ndefault-scheduler-port = 1\n"
-    assert config_from(stock, tmp_path) == "http://127.0.0.1:1"
-    stock += "default-scheduler-url = http://me:word@127.0.0.1:2/luigi\n"
-    assert config_from(stock, tmp_path) == "http://127.0.0.1:2/luigi"
-    ours = f"{stock}[luigi_spanner]\nurl = http://127.0.0.1:3\n"
-    assert config_from(ours, tmp_path) == "http://127.0.0.1:3"
-    assert config_from(ours, tmp_path, LUIGI_SPANNER_URL="http://127.0.0.1:4") == "http://127.0.0.1:4"
-    assert config_from(ours, tmp_path, "--url", "http://127.0.0.1:5", LUIGI_SPANNER_URL="x") == "http://127.0.0.1:5"
-    assert "cannot be read" in config_from("[core\n", tmp_path)
-    assert config_from("[core\n", tmp_path, "--url", "http://127.0.0.1:5") == "http://127.0.0.1:5"
+def test_where_a_command_asks() -> None:
+    def asked(text: str, flag: str | None = None, variable: str | None = None) -> str:
+        return url_of(flag, variable, lambda: configured(text))
+
+    assert asked("") == "http://localhost:8082"
+    stock = "[core]\ndefault_scheduler_host = there\ndefault_scheduler_port = 1\n"
+    assert asked(stock) == "http://there:1"
+    with pytest.warns(DeprecationWarning, match="with dashes"):
+        assert asked("[core]\ndefault-scheduler-url = http://there:2\n") == "http://there:2"
+    stock += "default_scheduler_url = http://there:2/luigi\n"
+    assert asked(stock) == "http://there:2/luigi"
+    assert asked("[core]\nscheduler_url = http://there:6\n") == "http://there:6"
+    ours = f"{stock}[luigi_spanner]\nurl = http://there:3\n"
+    assert asked(ours) == "http://there:3"
+    assert asked(ours, variable="http://there:4") == "http://there:4"
+    assert asked(ours, flag="http://there:5", variable="http://there:4") == "http://there:5"
+
+
+def test_a_broken_configuration_is_told_of_where_it_counts(tmp_path: Path) -> None:
+    (tmp_path / "luigi.cfg").write_text("[core\n")
+    run = [sys.executable, "-m", "luigi_spanner", "pause"]
+    for more, sentence in (([], "cannot be read"), (["--url", "http://me:secret@127.0.0.1:1/x"], "at http://127.0.0.1:1/x: ")):
+        ran = subprocess.run([*run, *more], cwd=tmp_path, env=environment(HOME=str(tmp_path)), capture_output=True, text=True)
+        assert (ran.returncode, sentence in ran.stderr, "secret" in ran.stderr) == (2, True, False)
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:

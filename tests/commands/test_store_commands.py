@@ -62,13 +62,15 @@ def dump(url: str) -> list[str]:
 
 def test_namespaces(store: str) -> None:
     lived_in(store, "other")
-    shown = command("namespaces", "--store", store, "--json").json["namespaces"]
+    answer = command("namespaces", "--store", store, "--json").json
+    assert (answer["bytes"] is None) == store.startswith("spanner")
+    shown = answer["namespaces"]
     assert [row["namespace"] for row in shown] == ["default", "other"]
     first = shown[0]
     assert (first["rows"]["tasks"], first["rows"]["workers"], first["oldest"], first["entries"]) == (5, 1, 0, first["head"])
     assert first["created_at"] <= first["committed_at"]
     people = command("namespaces", "--store", store)
-    assert (people.code, people.out.splitlines()[-1]) == (0, "2 namespaces")
+    assert (people.code, people.out.splitlines()[-1][:12]) == (0, "2 namespaces")
 
 
 def test_namespaces_of_a_store_that_is_none(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_readme_has_a_row_for_every_setting() -> None:
     assert rows == {(setting.name.replace("_", "-"), PREFIX + setting.name.upper(), setting.name) for setting in SETTINGS}
 
 
-OURS = re.compile(r"luigid|luigi-spanner (?:serve|db [a-z]+|verify)")
+OURS = re.compile(r"luigid|luigi-spanner (?:(?:db|task|worker|resource|journal) [a-z]+|[a-z][a-z-]+)")
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:

@@ -36,7 +36,7 @@ def _status(arguments: argparse.Namespace) -> int:
         print_json({"url": remote.url, "ready": ready["ready"], "reasons": ready.get("reasons", []), **_asked(ready), **overview})
     else:
         _print_status(remote.url, ready, overview)
-    return DONE if ready["ready"] else PROBLEM
+    return DONE if ready["ready"] and not overview["importing"] else PROBLEM
 
 
 def _asked(ready: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +61,8 @@ def _print_status(url: str, ready: dict[str, Any], overview: dict[str, Any]) -> 
             ("resources", _resources_in_short(overview["resources"])),
         ]
     )
+    if overview["importing"]:
+        say("\nAn import is under way or was interrupted, tasks are missing: let it end, or run it again with --replace.")
     print()
     now = overview["time"]
     print_table(

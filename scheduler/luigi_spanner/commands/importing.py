@@ -120,6 +120,7 @@ async def _write(url: str, namespace: str, state: Pickled, arguments: argparse.N
             _require_nobody(graph)
         if not adoption.is_empty(graph) and not arguments.replace:
             raise Problem(f"Namespace {namespace} is not empty: --replace lets go of the tasks, workers and batchers that it has")
+        await _run(replica, partial(adoption.begin, graph))
         await _clear(replica, graph)
         with progress("tasks", len(state.tasks)) as bar:
             for start in range(0, max(1, len(state.workers)), WORKERS_AT_ONCE):
@@ -130,6 +131,7 @@ async def _write(url: str, namespace: str, state: Pickled, arguments: argparse.N
             for portion in _portions(state.tasks):
                 await _run(replica, partial(adoption.adopt_tasks, graph, portion))
                 bar.advance(len(portion))
+        await _run(replica, partial(adoption.finish, graph))
         return {"seq": graph.ledger.applied}
     finally:
         await store.close()

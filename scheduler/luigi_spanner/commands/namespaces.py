@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from luigi_spanner.commands import DONE, parsing
-from luigi_spanner.commands.output import print_json, print_table, say
+from luigi_spanner.commands.output import counted, print_json, print_table, say
 from luigi_spanner.config import STORE
 
 if TYPE_CHECKING:
@@ -28,17 +28,17 @@ def add(commands: parsing.Parsers) -> None:
 
 def _namespaces(arguments: argparse.Namespace) -> int:
     from luigi_spanner import migrate
-    from luigi_spanner.stores.survey import survey
+    from luigi_spanner.stores.survey import size, survey
 
     store = parsing.store(arguments)
     migrate.check(store)
-    held = survey(store)
+    held, found = survey(store), size(store)
     if arguments.json:
-        print_json({"namespaces": [_described(namespace) for namespace in held]})
+        print_json({"namespaces": [_described(namespace) for namespace in held], "bytes": found})
         return DONE
     if held:
         print_table(("namespace", "head", "entries", "tasks", "workers", "rows", "last commit"), map(_row, held))
-    say(f"{len(held)} namespace{'' if len(held) == 1 else 's'}")
+    say(counted(len(held), "namespace") + ("" if found is None else f" in {found / 1e6:.1f} MB"))
     return DONE
 
 

@@ -90,8 +90,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(cell), style=_STYLES.get(str(cell), "")) for cell in row))
+    console = _console()
     with writing():
-        _console().print(table)
+        with console.capture() as captured:
+            console.print(table)
+        for line in captured.get().splitlines():
+            print(line.rstrip())
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -111,6 +115,11 @@ def _console() -> Any:
     if console.width < NARROWEST:
         console.width = NARROWEST
     return console
+
+
+def counted(number: int, what: str) -> str:
+    """So many of what is called `what`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def ago(then: float | None, now: float | None = None) -> str | None:

@@ -69,8 +69,8 @@ def url_of(flag: str | None, variable: str | None, config: Callable[[], Any]) ->
 
 
 def _core(parser: Any, name: str) -> str | None:
-    """What Luigi's workers read of `[core]`, in each spelling that Luigi knows."""
-    for key in (f"scheduler_{name}", f"scheduler-{name}", f"default-scheduler-{name}", f"default_scheduler_{name}"):
+    """What Luigi's workers read of `[core]`. Its parser looks for dashes where there are no underscores."""
+    for key in (f"scheduler_{name}", f"default_scheduler_{name}"):
         value = parser.get("core", key, None)
         if value:
             return str(value)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from luigi_spanner.commands import DONE, NotFound
-from luigi_spanner.commands.output import print_json, print_table, say
+from luigi_spanner.commands.output import counted, print_json, print_table, say
 from luigi_spanner.commands.parsing import Parsers, add_live, replica
 
 _ORIGINS = {"api": "set by a call", "config": "[resources] in luigi.cfg", "default": "undeclared"}
@@ -46,7 +46,7 @@ def _list(arguments: argparse.Namespace) -> int:
             ("resource", "used", "limit", "limit by"),
             ((row["resource"], row["used"], row["total"], _ORIGINS.get(row["origin"], row["origin"])) for row in resources),
         )
-    say(f"{len(resources)} resource{'' if len(resources) == 1 else 's'}")
+    say(counted(len(resources), "resource"))
     return DONE
 
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from luigi_spanner.commands import DONE, PROBLEM, NotFound
-from luigi_spanner.commands.output import ago, print_fields, print_json, print_table, say
+from luigi_spanner.commands.output import ago, counted, print_fields, print_json, print_table, say
 from luigi_spanner.commands.parsing import Parsers, Run, add_live, replica
 
 STATUSES = ("PENDING", "RUNNING", "BATCH_RUNNING", "DONE", "FAILED", "DISABLED", "UNKNOWN")
@@ -81,7 +81,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
             ((task["status"], task["task_id"], task["worker_running"], ago(task["last_updated"])) for task in found),
         )
     more = "" if after is None else f"; there may be more: --after {after}"
-    say(f"{len(found)} task{'' if len(found) == 1 else 's'}{more}")
+    say(f"{counted(len(found), 'task')}{more}")
     return DONE
 
 
@@ -129,7 +129,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _neighbours(neighbours: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in neighbours["by_status"].items())
-    return f"{neighbours['total']} tasks: {counts}" if counts else "nothing"
+    return f"{counted(neighbours['total'], 'task')}: {counts}" if counts else "nothing"
 
 
 def _json_or_none(value: Any) -> str | None:
@@ -157,7 +157,7 @@ def _fail(arguments: argparse.Namespace) -> int:
 def _retry(arguments: argparse.Namespace) -> int:
     outcome = replica(arguments).call("retry_task", task_id=arguments.task)
     able = outcome["workers"]
-    who = f"{able} worker{'' if able == 1 else 's'} may run it" if able else "no worker is there to run it until one schedules it"
+    who = f"{counted(able, 'worker')} may run it" if able else "no worker is there to run it until one schedules it"
     return _told(arguments, outcome, ("FAILED", "DISABLED"), f"It waits to run; {who}.")
 
 

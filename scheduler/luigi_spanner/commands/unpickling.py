@@ -19,6 +19,7 @@ import pickle
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 BASE_BYTES = 512 * 1024 * 1024
@@ -192,7 +193,9 @@ def limit(size: int) -> None:
         import resource
     except ImportError:  # no Unix
         return
-    memory = min(BASE_BYTES + BYTES_PER_BYTE * size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    memory = BASE_BYTES + BYTES_PER_BYTE * size
+    with suppress(ValueError, OSError):  # a system that does not tell
+        memory = min(memory, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     limits = {"AS": memory, "CPU": BASE_SECONDS + int(SECONDS_PER_BYTE * size), "FSIZE": 0, "CORE": 0, "NOFILE": 16, "NPROC": 0}
     for name, value in limits.items():
         number = getattr(resource, f"RLIMIT_{name}", None)

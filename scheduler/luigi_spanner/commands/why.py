@@ -25,5 +25,6 @@ def _why(arguments: argparse.Namespace) -> int:
         return DONE
     say(f"{answer['task_id']} is {answer['status']}. {answer['summary']}")
     for reason in answer["reasons"]:
-        say(f"- {reason['sentence']}")
+        if reason["sentence"] not in answer["summary"]:
+            say(f"- {reason['sentence']}")
     return DONE

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from luigi_spanner.commands import DONE, NotFound
-from luigi_spanner.commands.output import ago, print_json, print_table, say
+from luigi_spanner.commands.output import ago, counted, print_json, print_table, say
 from luigi_spanner.commands.parsing import Parsers, add_live, replica
 
 
@@ -29,7 +29,7 @@ def _workers(arguments: argparse.Namespace) -> int:
         return DONE
     if found:
         print_table(("worker", "state", "last active", "runs", "may run", "only it may"), map(_row, found))
-    say(f"{len(found)} worker{'' if len(found) == 1 else 's'}")
+    say(counted(len(found), "worker"))
     return DONE
 
 
@@ -45,7 +45,7 @@ def _evict(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(outcome)
     else:
-        failed = f"{len(outcome['running'])} task{'' if len(outcome['running']) == 1 else 's'} that it ran failed"
+        failed = f"{counted(len(outcome['running']), 'task')} that it ran failed"
         say(f"{outcome['worker']} is taken for dead; {failed}. If it lives, it comes back as a new worker without tasks.")
     return DONE
 

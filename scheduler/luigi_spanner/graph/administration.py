@@ -17,6 +17,7 @@ from luigi import scheduler as luigi_scheduler
 from luigi.task_status import BATCH_RUNNING, DISABLED, DONE, FAILED, PENDING, RUNNING, UNKNOWN
 
 from luigi_spanner._version import __version__
+from luigi_spanner.graph.adoption import IMPORTING
 from luigi_spanner.graph.ledger import Ledger
 from luigi_spanner.graph.rows import Resources
 from luigi_spanner.graph.task import Task
@@ -220,6 +221,7 @@ class Administration(luigi_scheduler.Scheduler):
             "head": self.ledger.applied,
             "watermark": self.ledger.watermark,
             "paused": self._paused,
+            "importing": IMPORTING in self._state.settings,
             "replicas": [{"replica": key[0], **row} for key, row in sorted(self._state.replicas.items())],
             "tasks": by_status,
             "workers": dict(workers),

@@ -12,6 +12,9 @@ from luigi_spanner.graph.task import Task
 if TYPE_CHECKING:
     from luigi_spanner.graph.graph import Graph
 
+IMPORTING = ("importing",)
+"""The setting of a namespace that holds a part of what is being imported."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StockWorker:
@@ -39,6 +42,16 @@ class Batcher:
     family: str
     params: list[str]
     size: float
+
+
+def begin(graph: Graph) -> None:
+    """Mark the namespace: until `finish` it holds a part of a state."""
+    graph._state.settings.put(IMPORTING, {"value": True})
+
+
+def finish(graph: Graph) -> None:
+    """All is there."""
+    graph._state.settings.remove(IMPORTING)
 
 
 def is_empty(graph: Graph) -> bool:

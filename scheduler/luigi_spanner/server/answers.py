@@ -179,6 +179,7 @@ ANSWERS: Mapping[str, Answer] = {
                 "head": _COUNT,
                 "watermark": _COUNT,
                 "paused": _YES_OR_NO,
+                "importing": _YES_OR_NO,
                 "replicas": _list(_object({"replica": _TEXT})),
                 "tasks": _by_name(_COUNT),
                 "workers": _by_name(_COUNT),

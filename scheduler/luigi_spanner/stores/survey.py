@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -40,6 +41,18 @@ def survey(url: str) -> list[Held]:
         created = sa.select(namespaces.c.namespace, namespaces.c.created_at).order_by(namespaces.c.namespace)
         found = [tuple(row) for row in connection.execute(created)]
         return [_held(connection, namespace, created_at) for namespace, created_at in found]
+
+
+def size(url: str) -> int | None:
+    """Bytes of a SQLite file and what lies beside it; None where only a look at everything would tell."""
+    location = parse(url)
+    if location.kind != "sqlite":
+        return None
+    found = 0
+    for path in (location.place, f"{location.place}-wal"):
+        with suppress(FileNotFoundError):
+            found += os.path.getsize(path)
+    return found
 
 
 def span(url: str, namespace: str) -> Span:
