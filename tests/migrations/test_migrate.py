@@ -140,6 +140,17 @@ def test_up_and_down_and_up(url: str) -> None:
     assert tables(url) == set(schema.metadata.tables)
 
 
+@pytest.mark.parametrize("revision", migrate.revisions()[:-1])
+def test_from_each_earlier_revision(url: str, revision: str) -> None:
+    migrate.downgrade(url, revision)
+    assert migrate.current(url) == revision
+    with pytest.raises(SchemaMismatch, match="db upgrade"):
+        migrate.check(url)
+    migrate.upgrade(url)
+    migrate.check(url)
+    assert tables(url) == set(schema.metadata.tables)
+
+
 def test_a_half_applied_upgrade_is_run_again(url: str) -> None:
     with connected(url) as connection:
         for statement in ("DROP TABLE tasks", "DROP TABLE compatibility", "DELETE FROM alembic_version WHERE true"):

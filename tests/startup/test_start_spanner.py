@@ -174,7 +174,7 @@ def test_a_half_applied_migration_is_told_and_finished(emulator: Emulator, tmp_p
     change_schema(
         emulator.host,
         database,
-        "CREATE TABLE alembic_version (version_num STRING(32) NOT NULL) PRIMARY KEY (version_num)",
+        "CREATE TABLE alembic_version (version_num STRING(32) NOT NULL) PRIMARY KEY ()",
         "CREATE TABLE compatibility (id INT64 NOT NULL, min_compatible INT64 NOT NULL) PRIMARY KEY (id)",
     )
     url = f"spanner:///{database}"
