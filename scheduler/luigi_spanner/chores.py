@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable
 
-from luigi_spanner.calls import CallError, StoreDown
+from luigi_spanner.calls import CallError, StoreDown, TooLarge
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.history import EXPIRED_AT_ONCE, Source
 from luigi_spanner.membership import Membership
 from luigi_spanner.replica import Replica
 from luigi_spanner.stores import StoreError
+from luigi_spanner.wordless import without_words
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,16 @@ class Chores:
         """Do them until the replica can serve no more."""
         while self._replica.failure is None:
             await asyncio.sleep(TICK_SECONDS)
-            self._each_tick()
             try:
+                self._each_tick()
                 await self._do()
             except StoreDown:
                 logger.debug("The store has not answered for %.0f s", self._clock() - self._replica.contact)
             except (CallError, StoreError) as error:
                 # The next round tries again. Of a rule's failure the log has more.
                 logger.warning("A chore failed: %s", error)
+            except Exception as error:  # No thread, no file: who does the chores must not end for it.
+                logger.error("A chore failed", exc_info=without_words(error))
 
     async def _do(self) -> None:
         """Beat, replicate liveness, prune; else see what others have done."""
@@ -68,16 +70,24 @@ class Chores:
             await self._call(self._graph.flush_liveness)
         self.flushed = self._clock()
         if self._graph.prune_due():
-            await self._call(self._graph.prune_if_due)
+            await self._prune()
         if self._clock() - self._replica.contact >= TICK_SECONDS:
             await self._call(follow)
         if self._source is not None and self._source.expires and self._clock() - self._expired >= EXPIRE_SECONDS:
             await self.expire(self._source)
 
+    async def _prune(self) -> None:
+        try:
+            await self._call(self._graph.prune_if_due)
+        except TooLarge:
+            self._graph.prune_less()
+            raise
+        self._graph.prune_more()
+
     async def expire(self, source: Source) -> None:
         """Delete some of what is older than it is kept; the next look comes soon if there is more. Raises StoreError."""
-        before = self._graph.now() - (self._graph._state.history.keep or math.inf)
-        count = await asyncio.to_thread(source.expire, before, EXPIRED_AT_ONCE)
+        before = self._graph.now() - self._graph._state.history.keep
+        count = await source.reading(lambda: source.expire(before, EXPIRED_AT_ONCE))
         if count < EXPIRED_AT_ONCE:
             self._expired = self._clock()
 

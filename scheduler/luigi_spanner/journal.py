@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from json import encoder
 from typing import Any
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Version of the encoding of payloads and row bodies. An entry of a later version is refused (invariant I11)."""
 
 COMPRESS_FROM = 4096

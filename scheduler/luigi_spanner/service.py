@@ -159,7 +159,8 @@ class Service:
         )
         self._metrics.attach(self._graph, self._replica, store=kind, clock=clock)
         self._graph.clock = self._replica.offset.now
-        self._graph._state.history.keep = history_keep if source is not None else None
+        self._graph._state.history.records = source is not None
+        self._graph._state.history.keep = history_keep
         self._source = source
         self._postman = Postman(
             replica=self._replica.name,
@@ -287,7 +288,7 @@ class Service:
         """What has happened to tasks, None where that is not written down."""
         if self._source is None:
             return None
-        return History(self._source, self._graph._state.history, partial(self._internal, follow))
+        return History(self._source, self._graph._state.history, partial(self._internal, follow), self._graph.now)
 
     # Life
 

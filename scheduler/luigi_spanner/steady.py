@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
+MOST_SECONDS = 3600.0
+"""Beyond that a clock that was set is followed at once: a machine that had no time at all must not be wrong for days."""
+
 RATE = 0.1
 """How much faster or slower than time the clock goes while it comes to where the machine's has been set. A worker that has to be
 silent for a minute is then taken for dead after 54 s or 66."""
@@ -18,8 +21,8 @@ silent for a minute is then taken for dead after 54 s or 66."""
 class SteadyClock:
     """Seconds since the epoch: what `clock()` says at first, and from then on as `ticks()` counts seconds.
 
-    Where the two come apart by more than `bound` seconds the machine's clock was set, and this one follows it slowly; by less, it
-    follows at once. After `hold` it does not follow any more: a store that keeps time tells what it is.
+    Where the two come apart by more than `bound` seconds, and not by more than MOST_SECONDS, the machine's clock was set, and
+    this one follows it slowly; else it follows at once. After `hold` it does not follow any more: the store tells the time.
     """
 
     def __init__(self, clock: Callable[[], float], ticks: Callable[[], float], bound: float) -> None:
@@ -40,9 +43,11 @@ class SteadyClock:
         return self._time
 
     def _follow(self, gap: float, step: float) -> None:
-        apart = abs(gap) > self._bound
+        apart = self._bound < abs(gap) <= MOST_SECONDS
         if apart and not self._apart:
             logger.warning("This machine's clock was set by %+.1f s; the rules' clock follows it slowly", gap)
+        elif abs(gap) > MOST_SECONDS:
+            logger.warning("This machine's clock was set by %+.1f s, and the rules' clock with it", gap)
         self._apart = apart
         self._time += math.copysign(min(abs(gap), step), gap) if apart else gap
 
@@ -53,4 +58,5 @@ class SteadyClock:
 
 def machine_ticks() -> float:
     """Seconds that have passed since some time, those included in which the machine slept."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    # Elsewhere than on Linux this clock counts while the machine sleeps, and Python's own monotonic one does not.
+    return time.clock_gettime(time.CLOCK_BOOTTIME if hasattr(time, "CLOCK_BOOTTIME") else time.CLOCK_MONOTONIC)

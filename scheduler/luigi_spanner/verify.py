@@ -144,13 +144,12 @@ def _records(entry: Entry, *, history: bool = False) -> list[list[Any]]:
 
 
 class Happened:
-    """Whether the table of the history has what the journal says has happened. Rows expire in order, after a day at the least."""
+    """Whether the table of the history has what the journal says has happened. Rows expire after a day at the least."""
 
     def __init__(self, source: Source, watermark: int, now: float) -> None:
         self._source = source
         self._watermark = watermark
         self._young = now - LEAST_KEPT
-        self._begun = False
         self.rows = 0
 
     def differences(self, entries: Sequence[Entry]) -> Iterable[str]:
@@ -160,9 +159,8 @@ class Happened:
         found = self._source.bodies(min(complete), max(complete)) if complete else {}
         for number, row in complete.items():
             body = found.get(number)
-            self._begun = self._begun or body is not None
             self.rows += body is not None
-            missing = body is None and (self._begun or row["happened_at"] > self._young)
+            missing = body is None and row["happened_at"] > self._young
             if missing or (body is not None and decode(body) != row):
                 yield f"{HISTORY} {number}: the table says {body and decode(body)}, the journal says {row}"
                 return

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import Any
 
 import pytest
 from luigi import scheduler as luigi_scheduler
+from luigi.task_history import NopHistory
 
 from luigi_spanner import chores
 from luigi_spanner.calls import Call
+from luigi_spanner.graph import ledger
+from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.history import ERROR_CHARACTERS, ROW_CHARACTERS
-from luigi_spanner.history import Change, History, Wanted
+from luigi_spanner.history import MOST_READING, Change, History, Reading, Wanted
 from luigi_spanner.history.places import source_of
 from luigi_spanner.service import Service
 from luigi_spanner.stores import Unavailable
@@ -102,7 +106,7 @@ def test_a_run_from_its_beginning_to_its_end(url: str) -> None:
                     ("DONE", 1, "w"),
                 ]
                 assert [found.host for found in changes] == ["elsewhere", "machine", "machine"]
-                assert changes[0].params == {"day": "2026-01-01"}, "neither hidden nor private ones"
+                assert changes[0].params == change.params == {"day": "2026-01-01"}, "neither hidden nor private ones"
                 assert changes[2].duration is not None and 0 <= changes[2].duration < 60
                 assert changes[0].happened_at <= changes[1].happened_at <= changes[2].happened_at
                 await flushed(service)
@@ -121,6 +125,7 @@ def test_failures_and_what_is_disabled(url: str) -> None:
             second, first = await latest(service, task_id="t")
             assert (first.status, first.attempt) == ("FAILED", 1)
             assert (second.status, second.attempt) == ("DISABLED", 2)
+            assert second.error == first.error
             assert first.error is not None and first.error.endswith("ZeroDivisionError: division by zero")
             assert len(first.error) == ERROR_CHARACTERS
             await ask(service, "re_enable_task", task_id="t")
@@ -139,11 +144,15 @@ def test_a_dead_workers_task_fails_in_the_history_too() -> None:
         await service.start()
         await add(service, "t")
         await ask(service, "get_work", worker="w", host="h")
+        await add(service, "t", status="FAILED", expl='"an earlier failure"')
+        await ask(service, "prune")
+        await ask(service, "get_work", worker="w", host="h")
         clock[0] += 1000
         await ask(service, "add_worker", worker="other", info=[])
         await ask(service, "prune")
-        (change,) = await latest(service)
+        change = next(change for change in await latest(service) if change.error != "an earlier failure" and change.error)
         assert (change.status, change.worker, change.duration) == ("FAILED", "w", 1000.0)
+        assert change.error == "Worker w was lost", "and not what was wrong with the attempt before"
         await service.stop()
 
     run(scenario())
@@ -201,6 +210,68 @@ def test_what_was_before_a_time_is_left_out(url: str) -> None:
             assert [found.task_id for found in page.changes] == ["u"] and page.next is not None
             page = await history_of(service).latest(Wanted(), change.happened_at + 1000)
             assert (page.changes, page.next) == ((), None)
+
+    run(scenario())
+
+
+def test_the_caller_of_a_prune_has_nothing_to_do_with_what_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_prunes = functools.partial(luigi_scheduler.scheduler, prune_on_get_work=True)
+    monkeypatch.setattr(luigi_scheduler, "scheduler", with_prunes)
+
+    async def scenario() -> None:
+        async with serving("memory://") as service:
+            await add(service, "t")
+            await ask(service, "get_work", worker="w", host="h")
+            await add(service, "t", status="FAILED", expl='"broken"')
+            await ask(service, "get_work", worker="other", host="o")
+            change, _ = await latest(service)
+            assert (change.status, change.worker, change.error) == ("PENDING", None, None)
+
+    run(scenario())
+
+
+def test_a_prune_of_very_many_tasks_is_cut_until_an_entry_holds_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ledger, "COMMIT_BYTES", 100_000)
+    monkeypatch.setattr(chores, "TICK_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with serving("memory://") as service:
+            for number in range(40):
+                task = f"t{number}"
+                await add(service, task, params={"text": "x" * (ROW_CHARACTERS - 500)})
+                await ask(service, "get_work", worker="w", host="h")
+                await add(service, task, status="FAILED", expl='"broken"')
+            state = service._graph._state
+            state.settings.clear()  # a prune is due
+            while state.count("FAILED"):
+                await asyncio.sleep(0.01)
+            assert "A chore failed" in caplog.text, "it was too much at first"
+
+    run(scenario())
+
+
+def test_rows_that_another_replica_has_recorded_expire_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = Graph(luigi_scheduler.scheduler(), {}, NopHistory())._state.history
+    history.keep = DAY
+    assert not history.records
+    assert history.expiry({"happened_at": 0.0}) == "1970-01-02T00:00:00.000000Z"
+
+
+def test_questions_about_the_history_have_threads_of_their_own() -> None:
+    async def scenario() -> None:
+        reading = Reading()
+        gate = threading.Event()
+        asked = [asyncio.ensure_future(reading(gate.wait)) for _ in range(MOST_READING)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await reading(gate.wait)
+        assert await asyncio.to_thread(lambda: True), "whatever else needs a thread has one"
+        gate.set()
+        assert await asyncio.gather(*asked) == [True] * MOST_READING
+        assert await reading(gate.wait)
+        reading.close()
 
     run(scenario())
 

@@ -73,6 +73,7 @@ class Graph(Administration):
         self.clock = clock
         self.limits: dict[str, Any] = {}
         self._more = False
+        self._at_once = PRUNED_AT_ONCE
         super().__init__(config, resources, task_history_impl, **scheduler_keys)
         collector, self.limits = self._state._metrics_collector, dict(self.__dict__["_resources"] or {})
         self._state = State(self._config.state_path, self.tracker, grain=grain, now=self.now)
@@ -113,7 +114,9 @@ class Graph(Administration):
 
     def run(self, rule: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Run one of the rules with the replica's clock, its effects deferred. What it raises is the caller's to undo."""
-        self._state.history.caller = arguments.get("worker")
+        about_task = "task_id" in arguments
+        self._state.history.caller = arguments.get("worker") if about_task else None
+        self._state.history.explanation = arguments.get("expl") if about_task else None
         with surroundings.entered(self.tracker, self.clock, self._queue):
             return rule(**arguments)
 
@@ -161,7 +164,7 @@ class Graph(Administration):
 
     def has_task_history(self) -> bool:
         embedded = bool(self._config.record_task_history) and not isinstance(self._task_history, luigi_history.NopHistory)
-        return embedded or self._state.history.keep is not None
+        return embedded or self._state.history.records
 
     def update_metrics_task_started(self, task: Task) -> None:
         if not isinstance(self._state._metrics_collector, NoMetricsCollector):
@@ -275,7 +278,7 @@ class Graph(Administration):
         state, now = self._state, self.now()
         assistants = {worker.id for worker in state.get_assistants()}
         removed = []
-        prunable, more = selection.prunable(state, now, self._config, assistants, PRUNED_AT_ONCE)
+        prunable, more = selection.prunable(state, now, self._config, assistants, self._at_once)
         self._more = more
         for task in prunable:
             state.fail_dead_worker_task(task, self._config, assistants)
@@ -419,6 +422,14 @@ class Graph(Administration):
         row = self._state.settings.get(LAST_PRUNE)
         # A time to come was written by a clock that was ahead.
         return row is None or not 0 <= self.now() - row["value"] < PRUNE_SECONDS
+
+    def prune_less(self) -> None:
+        """The last prune changed more than an entry holds: the next one changes half as many tasks."""
+        self._at_once = max(1, self._at_once // 2)
+
+    def prune_more(self) -> None:
+        """The last prune went well."""
+        self._at_once = min(PRUNED_AT_ONCE, 2 * self._at_once)
 
     def prune_if_due(self) -> None:
         """Prune unless another replica has meanwhile."""

@@ -22,14 +22,17 @@ from luigi_spanner.journal import Key, compact
 
 HISTORY = "history"
 
-ERROR_CHARACTERS = 2000
+ERROR_CHARACTERS = 1000
 """How much of the explanation of a failure a row keeps: its end, where a traceback says what was raised."""
 
-ROW_CHARACTERS = 16 * 1024
-"""A row that is longer than this, as JSON, leaves out the parameters: each change of status has one, and the task has them."""
+ROW_CHARACTERS = 4 * 1024
+"""A row that is longer than this, as JSON, leaves out the parameters: one prune may begin 5,000 runs, all in one entry."""
 
 FAMILY_CHARACTERS = 256
 """How much of a family a row keeps; the schema's column is as long."""
+
+NAME_CHARACTERS = 512
+"""How much of a worker's id and of a host's name a row keeps; Luigi's own ids have some 100."""
 
 _RUNS = (RUNNING, BATCH_RUNNING)
 _ENDS_BADLY = (FAILED, DISABLED)
@@ -41,18 +44,21 @@ _LAST_INSTANT = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
 class History(Table):
     """The rows that the table does not have yet, by ordinal, so in order of time.
 
-    `keep` is for how many seconds what has happened is kept, `math.inf` for ever; None: nothing is written down. `caller` is the
-    worker whose call runs, if it is one's.
+    `records`: whether what happens is written down. `keep` is for how many seconds that is kept, `math.inf` for ever, also of
+    what other replicas have written down. `caller` is the worker whose call about a task runs, and `explanation` what it says
+    of a failure.
     """
 
     def __init__(self, tracker: Tracker) -> None:
         super().__init__(tracker, HISTORY)
-        self.keep: float | None = None
+        self.records = False
+        self.keep = math.inf
         self.caller: Any = None
+        self.explanation: Any = None
 
     def note(self, task: Task, before: str, worker_id: Any, host: str | None, now: float) -> None:
         """The task had the status `before`, and has another one now. `worker_id`, on `host`, has to do with it, where known."""
-        if self.keep is None or task.status == UNKNOWN:
+        if not self.records or task.status == UNKNOWN:
             return
         ordinal = self._tracker.ordinal()
         if task.run is None or (task.status == PENDING and before not in _RUNS):
@@ -64,16 +70,18 @@ class History(Table):
             "happened_at": now,
             "run": task.run,
             "attempt": task.claims,
-            "params": task.public_params,
         }
+        if task.run == ordinal and task.public_params:
+            row["params"] = task.public_params
         if isinstance(worker_id, str):
-            row["worker"] = worker_id
+            row["worker"] = worker_id[:NAME_CHARACTERS]
         if host is not None:
-            row["host"] = host
+            row["host"] = host[:NAME_CHARACTERS]
         if before in _RUNS and isinstance(task.time_running, (int, float)):
             row["duration"] = max(0.0, now - task.time_running)
-        if task.status in _ENDS_BADLY and task.expl:
-            row["error"] = brief(task.expl)
+        if task.status in _ENDS_BADLY and self.explanation:
+            # Not the task's own, which may be of an earlier attempt.
+            row["error"] = brief(self.explanation)
         self.put((ordinal,), row)
 
     def shorten(self, key: Key) -> dict[str, Any]:
@@ -90,7 +98,7 @@ class History(Table):
 
     def expiry(self, row: dict[str, Any]) -> str | None:
         """When the row may be deleted, as RFC 3339 writes it; None: never."""
-        if self.keep is None or not math.isfinite(self.keep):
+        if not math.isfinite(self.keep):
             return None
         return moment(row["happened_at"] + self.keep)
 

@@ -223,9 +223,9 @@ class State(luigi_scheduler.SimpleTaskState):
 
     def fail_dead_worker_task(self, task: Task, config: Any, assistants: set[str]) -> None:
         # Stock forgets who ran the task before it fails it.
-        caller, self.history.caller = self.history.caller, task.worker_running
+        self.history.caller, self.history.explanation = task.worker_running, f"Worker {task.worker_running} was lost"
         super().fail_dead_worker_task(task, config, assistants)
-        self.history.caller = caller
+        self.history.caller = self.history.explanation = None
 
     def set_batch_running(self, task: Task, batch_id: str, worker_id: str) -> None:
         # Stock's order sets the status first, when it is not known yet who runs the task.

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from luigi_spanner.journal import Key, decode
+from luigi_spanner.stores import Unavailable
+
+T = TypeVar("T")
 
 READ_SECONDS = 10.0
 """How long a page waits for the database: as long as Luigi's own client does."""
 
 SEARCHED = 5_000
 """How many of a family's runs are looked through for parameters: about a second's work, and a page says where it stopped."""
+
+LOOKED_AT_ONCE = 1_000
+"""How many of them at a time."""
+
+READERS = 2
+MOST_READING = 16
+"""How many threads read, and how many questions may be under way at once; a page beyond that is told to come again."""
 
 EXPIRED_AT_ONCE = 1_000
 """Most rows that one look deletes; a commit may wait for it, for about 10 ms."""
@@ -31,8 +42,8 @@ class Change:
     """A task took a status. Times are seconds since the epoch, `duration` is in seconds, for the end of a run.
 
     `id` grows with time and is unique in the namespace; `run` is that of the change that began the run. `attempt` counts how
-    often the task has been handed out. `params` are those that are neither hidden nor private, None where they were too long;
-    `error` is the end of the explanation of a failure.
+    often the task has been handed out. `params` are those that are neither hidden nor private, of the change that began the run,
+    None where there are none or they were too long; `error` is the end of the explanation of a failure.
     """
 
     id: int
@@ -58,9 +69,9 @@ class Wanted:
     before: int | None = None
     limit: int = 100
 
-    def fits(self, change: Change) -> bool:
-        """Whether the change is one of them, whatever `before` says."""
-        return self.task_id in (None, change.task_id) and self.family in (None, change.family)
+    def fits(self, row: Row) -> bool:
+        """Whether the row is of one of them, whatever `before` says."""
+        return self.task_id in (None, row["task_id"]) and self.family in (None, row["family"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +86,7 @@ class Source(Protocol):
     """The table, read and tidied. Its methods may block, and run in a thread. `expires`: somebody has to delete what is old."""
 
     expires: bool
+    reading: Reading
 
     def latest(self, wanted: Wanted) -> list[Change]:
         """The last change of each run, newest first."""
@@ -86,6 +98,10 @@ class Source(Protocol):
 
     def change(self, number: int) -> Change | None:
         """The change of that id."""
+        ...
+
+    def some(self, numbers: Sequence[int]) -> dict[int, Change]:
+        """The changes of these ids, as far as there are any."""
         ...
 
     def families(self) -> list[str]:
@@ -127,42 +143,45 @@ def change_in(number: int, body: bytes) -> Change:
 
 class History:
     """The table together with what it lacks. `waiting` has that by key, in order; `follow()` returns once memory is as new as the
-    journal. Raises what `follow` raises, TimeoutError."""
+    journal, `now()` is the rules' time. Raises what `follow` raises, TimeoutError, Unavailable."""
 
-    def __init__(self, source: Source, waiting: Mapping[Key, Row], follow: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        waiting: Mapping[Key, Row],
+        follow: Callable[[], Awaitable[object]],
+        now: Callable[[], float],
+    ) -> None:
         self._source = source
         self._waiting = waiting
         self._follow = follow
+        self.now = now
 
     async def latest(self, wanted: Wanted, since: float | None = None) -> Page:
         """A page of runs; with `since`, of those only that have changed after that time."""
-        waiting = await self._look()
-        newest = {change.run: change for change in waiting}
+        await self._follow()
+        runs, here = self._newest(wanted)
         # Runs that go on in memory are left out of what the table gives.
-        more = Wanted(
-            task_id=wanted.task_id,
-            family=wanted.family,
-            before=wanted.before,
-            limit=wanted.limit + min(len(newest), wanted.limit) + 1,
-        )
+        more = replace(wanted, limit=wanted.limit + min(len(runs), wanted.limit) + 1)
         read = await self._read(lambda: self._source.latest(more))
-        here = [change for change in newest.values() if wanted.fits(change) and _is_before(change, wanted.before)]
-        merged = sorted([*here, *(change for change in read if change.run not in newest)], key=lambda change: -change.id)
+        merged = sorted([*here, *(change for change in read if change.run not in runs)], key=lambda change: -change.id)
         shown = merged[: wanted.limit]
-        following = shown[-1].id if len(merged) > len(shown) else None
+        following = shown[-1].id if len(merged) > len(shown) else read[-1].id if len(read) == more.limit else None
         # Ids are in order of time. A database that looked for times would look at every row.
-        young = tuple(change for change in shown if since is None or change.happened_at >= since)
-        return Page(changes=young, next=following if len(young) == len(shown) else None)
+        young = [change for change in shown if since is None or change.happened_at >= since]
+        return Page(changes=await self._with_params(young), next=following if len(young) == len(shown) else None)
 
     async def run(self, number: int) -> list[Change]:
         """All changes of the run that the change of that id belongs to, in order; none if there is no such change."""
-        waiting = await self._look()
-        found = next((change for change in waiting if change.id == number), None)
-        found = found or await self._read(lambda: self._source.change(number))
+        await self._follow()
+        row = self._waiting.get((number,))
+        waiting = None if row is None else change_of(number, row)
+        found = waiting or await self._read(lambda: self._source.change(number))
         if found is None:
             return []
+        here = [change_of(int(key[0]), row) for key, row in self._waiting.items() if row["run"] == found.run]
         read = await self._read(lambda: self._source.changes(found.task_id, found.run))
-        merged = {change.id: change for change in (*read, *waiting) if change.run == found.run}
+        merged = {change.id: change for change in (*read, *here)}
         return [merged[number] for number in sorted(merged)]
 
     async def by_params(self, family: str, params: Mapping[str, Any], wanted: Wanted) -> tuple[Page, bool]:
@@ -170,9 +189,9 @@ class History:
         found: list[Change] = []
         before, seen = wanted.before, 0
         while len(found) <= wanted.limit:
-            page = await self.latest(Wanted(family=family, before=before, limit=1000))
+            page = await self.latest(Wanted(family=family, before=before, limit=LOOKED_AT_ONCE))
             found.extend(change for change in page.changes if _has(change, params))
-            seen, before = seen + len(page.changes), page.next
+            seen, before = seen + LOOKED_AT_ONCE, page.next
             if before is None or seen >= SEARCHED:
                 break
         shown = tuple(found[: wanted.limit])
@@ -181,21 +200,61 @@ class History:
 
     async def families(self) -> list[str]:
         """Every family that has runs, sorted."""
-        waiting = await self._look()
-        read = await self._read(self._source.families)
-        return sorted({*read, *(change.family for change in waiting)})
-
-    async def _look(self) -> list[Change]:
-        """What the table may lack. Looked at before the table is read: what is written meanwhile is in both."""
         await self._follow()
-        return [change_of(int(key[0]), row) for key, row in self._waiting.items()]
+        waiting = {row["family"] for row in self._waiting.values()}
+        read = await self._read(self._source.families)
+        return sorted({*read, *waiting})
 
-    async def _read(self, read: Callable[[], Any]) -> Any:
-        return await asyncio.wait_for(asyncio.to_thread(read), READ_SECONDS)
+    def _newest(self, wanted: Wanted) -> tuple[set[int], list[Change]]:
+        """The runs that go on in memory, and the last changes of those of them that are wanted. Taken before the table is read:
+        what is written meanwhile is in both."""
+        runs: set[int] = set()
+        here: list[Change] = []
+        for key, row in reversed(list(self._waiting.items())):
+            if row["run"] not in runs:
+                runs.add(row["run"])
+                number = int(key[0])
+                if len(here) <= wanted.limit and wanted.fits(row) and (wanted.before is None or number < wanted.before):
+                    here.append(change_of(number, row))
+        return runs, here
+
+    async def _with_params(self, changes: Sequence[Change]) -> tuple[Change, ...]:
+        """The changes with the parameters of their runs, which the first change of a run has."""
+        missing = {change.run for change in changes if change.run != change.id}
+        found = {number: change_of(number, row) for number in missing if (row := self._waiting.get((number,))) is not None}
+        rest = sorted(missing - found.keys())
+        if rest:
+            found.update(await self._read(lambda: self._source.some(rest)))
+        return tuple(replace(change, params=found[change.run].params) if change.run in found else change for change in changes)
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        return await asyncio.wait_for(self._source.reading(read), READ_SECONDS)
 
 
-def _is_before(change: Change, before: int | None) -> bool:
-    return before is None or change.id < before
+class Reading:
+    """Threads of their own for whatever asks the table: no call of a worker waits for them."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="history")
+        self._under_way = 0
+
+    async def __call__(self, read: Callable[[], T]) -> T:
+        """What `read()` gives. Raises Unavailable where too many ask at once."""
+        if self._under_way >= MOST_READING:
+            raise Unavailable("too many ask for the history at once")
+        self._under_way += 1
+        asked = asyncio.get_running_loop().run_in_executor(self._pool, read)
+        asked.add_done_callback(self._done)
+        return await asyncio.shield(asked)
+
+    def _done(self, asked: asyncio.Future[Any]) -> None:
+        self._under_way -= 1
+        if not asked.cancelled():
+            asked.exception()  # nobody may be waiting for it any more
+
+    def close(self) -> None:
+        """Wait for nothing."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _has(change: Change, params: Mapping[str, Any]) -> bool:

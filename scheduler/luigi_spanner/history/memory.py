@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 from luigi_spanner.graph.history import HISTORY
-from luigi_spanner.history import Change, Wanted, change_in
+from luigi_spanner.history import Change, Reading, Wanted, change_in
 from luigi_spanner.stores.memory import Database
 
 
@@ -13,12 +16,13 @@ class MemorySource:
     expires = False
 
     def __init__(self, database: Database, namespace: str) -> None:
+        self.reading = Reading()
         self._database = database
         self._namespace = namespace
 
     def latest(self, wanted: Wanted) -> list[Change]:
         newest = {change.run: change for change in self._changes()}
-        fitting = (change for change in newest.values() if wanted.fits(change))
+        fitting = (change for change in newest.values() if wanted.fits(asdict(change)))
         found = [change for change in fitting if wanted.before is None or change.id < wanted.before]
         return sorted(found, key=lambda change: -change.id)[: wanted.limit]
 
@@ -27,6 +31,9 @@ class MemorySource:
 
     def change(self, number: int) -> Change | None:
         return next((change for change in self._changes() if change.id == number), None)
+
+    def some(self, numbers: Sequence[int]) -> dict[int, Change]:
+        return {change.id: change for change in self._changes() if change.id in numbers}
 
     def families(self) -> list[str]:
         return sorted({change.family for change in self._changes()})
@@ -38,7 +45,7 @@ class MemorySource:
         return 0
 
     def close(self) -> None:
-        """There is nothing to release."""
+        self.reading.close()
 
     def _changes(self) -> list[Change]:
         return [change_in(number, body) for number, body in sorted(self._rows())]

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from binascii import a2b_base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from google.api_core.exceptions import GoogleAPICallError
 from sqlalchemy.engine import Connection, Engine
 
-from luigi_spanner.history import Change, Wanted, change_in
+from luigi_spanner.history import READ_SECONDS, Change, Reading, Wanted, change_in
 from luigi_spanner.schema import history
 from luigi_spanner.stores import Unavailable, sqlite_file
+
+STEPS = 100_000
+"""After how many of its steps, some milliseconds, SQLite asks whether its time is over."""
 
 _later = history.alias("later")
 
 
 class SqlSource:
     """The table of one namespace. `expires`: rows that have expired are deleted here, not by the database. `body` makes bytes of
-    what the driver gives for them."""
+    what the driver gives for them, and `faults` are its errors besides SQLAlchemy's."""
 
     def __init__(
         self,
@@ -30,12 +33,15 @@ class SqlSource:
         expires: bool,
         body: Callable[[Any], bytes] = bytes,
         close: Callable[[], object] = lambda: None,
+        faults: tuple[type[Exception], ...] = (),
     ) -> None:
+        self.reading = Reading()
         self._engine = engine
         self._namespace = namespace
         self.expires = expires
         self._body = body
         self._close = close
+        self._faults: tuple[type[Exception], ...] = (sa.exc.SQLAlchemyError, *faults)
 
     def latest(self, wanted: Wanted) -> list[Change]:
         # The index by task finds what came later in the same run.
@@ -60,6 +66,9 @@ class SqlSource:
     def change(self, number: int) -> Change | None:
         return next(iter(self._changes(self._rows().where(history.c.ordinal == number))), None)
 
+    def some(self, numbers: Sequence[int]) -> dict[int, Change]:
+        return {change.id: change for change in self._changes(self._rows().where(history.c.ordinal.in_(numbers)))}
+
     def families(self) -> list[str]:
         query = sa.select(history.c.family).distinct().where(history.c.namespace == self._namespace)
         with self._connected() as connection:
@@ -78,6 +87,7 @@ class SqlSource:
             return connection.execute(delete).rowcount
 
     def close(self) -> None:
+        self.reading.close()
         self._engine.dispose()
         self._close()
 
@@ -93,7 +103,7 @@ class SqlSource:
         try:
             with self._engine.connect() as connection:
                 yield connection
-        except (sa.exc.SQLAlchemyError, GoogleAPICallError) as error:
+        except self._faults as error:
             # Whatever it is, the next look may find it mended; replicas say at their start what is wrong for good.
             raise Unavailable(f"the history cannot be read: {type(error).__name__}") from error
 
@@ -104,6 +114,8 @@ def sqlite_source(path: str, namespace: str) -> SqlSource:
     def connect() -> Any:
         connection = sqlite_file.look(path)
         sqlite_file.wait_for_locks(connection, sqlite_file.OPEN_SECONDS)
+        end = time.monotonic() + READ_SECONDS
+        connection.set_progress_handler(lambda: time.monotonic() > end, STEPS)
         return connection
 
     engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
@@ -112,10 +124,12 @@ def sqlite_source(path: str, namespace: str) -> SqlSource:
 
 def spanner_source(name: str, namespace: str) -> SqlSource:
     """The history in a Spanner database, which deletes expired rows by itself (within 72 hours, its documentation says)."""
+    from google.api_core.exceptions import GoogleAPICallError
+
     from luigi_spanner import migrate_spanner
 
     client = migrate_spanner.make_client(name)
     engine = sa.create_engine(f"spanner+spanner:///{name}", connect_args={"client": client}, pool_size=1, max_overflow=3)
     # The driver leaves bytes as they came, in base64.
     reading = engine.execution_options(read_only=True)
-    return SqlSource(reading, namespace, expires=False, body=a2b_base64, close=client.close)
+    return SqlSource(reading, namespace, expires=False, body=a2b_base64, close=client.close, faults=(GoogleAPICallError,))

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os.path
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import tornado.web
 
 from luigi_spanner.calls import CallError
 from luigi_spanner.history import Change, History, Page, Wanted
 from luigi_spanner.server.api import JSON_TYPE, Service
+from luigi_spanner.server.page import PageHandler
 from luigi_spanner.stores import StoreError
-
-TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
 
 LIMIT = 100
 MOST = 1000
@@ -33,18 +31,11 @@ OTHERS = 20
 UNAVAILABLE = "The history cannot be read at the moment: the store does not answer. Try again."
 
 
-class HistoryPage(tornado.web.RequestHandler):
+class HistoryPage(PageHandler):
     """What the pages share: without a history they say so."""
 
-    def initialize(self, service: Service) -> None:
-        self._service = service
-
-    def get_template_path(self) -> str:
-        return TEMPLATES
-
     def get_template_namespace(self) -> dict[str, Any]:
-        own = {"quote": lambda text: quote(text, safe=""), "moment": moment, "length": length, "round": round, "up": ""}
-        return {**super().get_template_namespace(), **own}
+        return {**super().get_template_namespace(), "moment": moment, "length": length, "round": round}
 
     async def get(self, *path: str) -> None:
         history = self._service.scheduling.history
@@ -90,7 +81,7 @@ class HistoryPage(tornado.web.RequestHandler):
         if page.next is None:
             return None
         query = {name: self.get_query_argument(name) for name in self.request.query_arguments if name != "before"}
-        return f"{self.request.path}?{urlencode({**query, 'before': page.next})}"
+        return "?" + urlencode({**query, "before": page.next}, errors="replace")
 
     def _show(self, template: str, value: Mapping[str, Any], **names: Any) -> None:
         if self.wants_json:
@@ -120,8 +111,7 @@ class LatestRuns(HistoryPage):
     """`/history`: the runs of the last 24 hours."""
 
     async def answer(self, history: History, *path: str) -> None:
-        since = datetime.now(timezone.utc).timestamp() - DAY_SECONDS
-        page = await history.latest(self.wanted(), since)
+        page = await history.latest(self.wanted(), history.now() - DAY_SECONDS)
         self.show_runs(page, "history_runs.html", title="Runs of the last 24 hours")
 
 

@@ -6,35 +6,21 @@ import json
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
-
-import tornado.web
 
 from luigi_spanner.calls import Call, CallError, StoreDown
-from luigi_spanner.server.api import Service
-from luigi_spanner.server.history_pages import TEMPLATES
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"
-"""Of the page nothing is loaded and nothing is run, whatever a task is called."""
+from luigi_spanner.server.page import PageHandler, part
 
 QUESTION = "Why is it not running?"
 
 
-class WhyHandler(tornado.web.RequestHandler):
+class WhyHandler(PageHandler):
     """`/why/<task id>`, or `/why?task_id=...` from the form at `/why`; `worker=...` asks about one worker."""
 
     _call: Call | None = None
 
-    def initialize(self, service: Service) -> None:
-        self._service = service
-
-    def get_template_path(self) -> str:
-        return TEMPLATES
-
     async def get(self, task_id: str | None = None) -> None:
         wanted = task_id or self.get_query_argument("task_id", "")
         worker = self.get_query_argument("worker", "")
-        self.set_header("Content-Security-Policy", POLICY)
         if not wanted:
             self._show(QUESTION, wanted, worker)
             return
@@ -62,20 +48,12 @@ class WhyHandler(tornado.web.RequestHandler):
         return answer
 
     def _show(self, title: str, task_id: str, worker: str, *, answer: Mapping[str, Any] | None = None, refusal: str = "") -> None:
-        # All links are relative, so that they hold behind a path prefix.
-        up = "/".join([".."] * (self.request.path.count("/") - 1)) or "."
-
         def link(task_id: str) -> str:
             # A path of dots alone is none.
-            return f"{up}/why/{_part(task_id)}" if task_id.strip(".") else f"{up}/why?task_id={task_id}"
+            return f"{self.up}/why/{part(task_id)}" if task_id.strip(".") else f"{self.up}/why?task_id={part(task_id)}"
 
         given = {"answer": answer, "refusal": refusal, "task_id": task_id, "worker": worker}
-        self.render("why.html", title=title, up=up, link=link, named=_named, quote=_part, **given)
-
-
-def _part(text: str) -> str:
-    """Text as a part of a path or of a query."""
-    return quote(text, safe="")
+        self.render("why.html", title=title, link=link, named=_named, **given)
 
 
 def _named(reason: Mapping[str, Any]) -> list[str]:
