@@ -145,6 +145,7 @@ def test_a_dead_workers_task_fails_in_the_history_too() -> None:
         await add(service, "t")
         await ask(service, "get_work", worker="w", host="h")
         await add(service, "t", status="FAILED", expl='"an earlier failure"')
+        clock[0] += 1
         await ask(service, "prune")
         await ask(service, "get_work", worker="w", host="h")
         clock[0] += 1000
