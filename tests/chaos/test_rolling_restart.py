@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import sqlite3
 import threading
 import time
@@ -14,10 +15,18 @@ from urllib.request import urlopen
 
 import pytest
 import scenario
-from balancer import Balancer
+from balancer import Balancer, find
 from processes import Processes, Server, wait_until
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _haproxy() -> None:
+    """Without it the tests are skipped, or fail under CI=true."""
+    if find() is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("needs haproxy: `.ci/tools haproxy` gets it on Debian")
+
 
 DRAIN = "2.5"
 """More than the balancer takes to see that a replica is not ready: two checks, half a second apart, and one that is under way."""

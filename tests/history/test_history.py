@@ -152,7 +152,7 @@ def test_a_dead_workers_task_fails_in_the_history_too() -> None:
         await ask(service, "add_worker", worker="other", info=[])
         await ask(service, "prune")
         change = next(change for change in await latest(service) if change.error != "an earlier failure" and change.error)
-        assert (change.status, change.worker, change.duration) == ("FAILED", "w", 1000.0)
+        assert (change.status, change.worker, change.duration) == ("DISABLED", "w", 1000.0)
         assert change.error == "Worker w was lost", "and not what was wrong with the attempt before"
         await service.stop()
 
