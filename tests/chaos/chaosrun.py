@@ -50,9 +50,9 @@ SETTINGS = {"rpc-retry-wait": "1", "rpc-retry-attempts": "120"}
 POLLING = {"wait_interval": "0.3"}
 """Of [worker]: dozens of idle workers ask for work some three times a second each."""
 
-RULES = {"stable_done_cooldown_secs": "3600"}
+RULES = {"stable_done_cooldown_secs": "3600", "record_task_history": "true"}
 """Of [scheduler]. A worker that stood still, or asked again and again, adds a task as pending that others have done meanwhile;
-after this time Luigi takes it for a wish to run the task again."""
+after this time Luigi takes it for a wish to run the task again. With a history `verify` has more to compare."""
 
 
 LARGE = Size(gangs=4, members=6, pace=25)

@@ -11,7 +11,7 @@ from fleet import with_source
 
 ROOT = Path(__file__).resolve().parents[2]
 
-COMMIT = "07454c41a9c9a615e78880a6a691122be24745f6"
+COMMIT = "b441df08383d1040b01e49d63b80a58175271f7c"
 """The release that replicas are upgraded from; no other place names it. After a release its commit is put here, so that every
 change is tried beside what people run. Nothing has been released yet: this is the first commit whose journal is as now."""
 
