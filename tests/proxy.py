@@ -142,8 +142,13 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Transports that were aborted close in the loop's next round.
+        await asyncio.sleep(0.01)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:  # it was accepted just before nobody was welcome any more
+            writer.transport.abort()
+            return
         task = self._loop.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -155,6 +160,9 @@ class Proxy:
         except OSError:
             client.transport.abort()
             return
+        except asyncio.CancelledError:
+            client.transport.abort()
+            raise
         link = _Link(client=client, server=server)
         self._links.add(link)
         try:
