@@ -62,7 +62,9 @@ class Report:
             f"the digest of the tables fits, and they are as the entries after {self.begins} left them; older ones are truncated"
         )
         found = self.differences or [f"clean: {whole if self.replayed else rest}"]
-        return [f"namespace {self.namespace}: head {self.head}, {self.entries} entries, {self.rows} rows", *found]
+        entries = "1 entry" if self.entries == 1 else f"{self.entries} entries"
+        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        return [f"namespace {self.namespace}: head {self.head}, {entries}, {rows}", *found]
 
 
 class Rows:

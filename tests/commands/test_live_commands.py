@@ -234,13 +234,14 @@ def test_why(ask: Ask, replicas: list[Client], task: str) -> None:
     people = ask("why", task)
     assert people.code == 0
     assert people.out.startswith(f"{task} is PENDING. ")
-    assert "absent" in people.out
+    assert people.out.count("absent") == 1, "a single reason is told once"
     assert [reason["task_id"] for reason in ask("why", task, "--json").json["reasons"]] == ["absent"]
     stranger = ask("why", task, "--worker", "nobody", "--json").json
     assert "worker_unknown" in {reason["code"] for reason in stranger["reasons"]}
     unknown = ask("why", "nobody's")
     assert (unknown.code, unknown.out) == (3, "")
     assert "nobody's" in unknown.err
+    assert unknown.err == ask("task", "show", "nobody's").err, "both say how to look for one"
 
 
 def test_changes_are_in_the_journal_with_their_request(ask: Ask, directory: Path, task: str) -> None:

@@ -285,7 +285,7 @@ def test_a_configuration_that_cannot_work(tmp_path: Path, name: str, text: str, 
 def test_a_flag_beats_the_environment_beats_the_file(serve: Callable[..., Process], tmp_path: Path) -> None:
     (tmp_path / "luigi.cfg").write_text("[luigi_spanner]\nnamespace = file\nstore = sqlite:///file.db\nport = 1\n")
     process = serve("--namespace", "flag", LUIGI_SPANNER_NAMESPACE="variable", LUIGI_SPANNER_STORE="sqlite:///variable.db")
-    process.line("serves namespace flag of sqlite:///variable.db")
+    process.line(f"serves namespace flag of sqlite:///{tmp_path}/variable.db on")
 
 
 def test_replicas_with_other_rules(serve: Callable[..., Process], tmp_path: Path) -> None:

@@ -414,6 +414,14 @@ def test_the_path_to_a_root_and_what_holds_that_one() -> None:
     assert reason["sentence"].startswith("It waits for B, through 1 other: that one FAILED at ")
 
 
+def test_what_is_said_of_another_goes_on_after_a_colon() -> None:
+    stage = Stage()
+    SCENES["its_retries_are_exhausted"][1][0](stage)
+    stage.add("Top", deps=["T"])
+    (reason,) = stage.why("Top")["reasons"]
+    assert reason["sentence"].startswith("It waits for T: its retries were exhausted at ")
+
+
 def test_a_dependency_that_is_ready_tells_what_holds_it() -> None:
     stage = Stage()
     SCENES["a_resource_is_taken"][1][0](stage)

@@ -13,6 +13,7 @@ from luigi_spanner import migrate
 from luigi_spanner.stores import InvalidStore, SchemaMismatch, Store
 from luigi_spanner.stores.location import (
     Location,
+    absolute,
     check_namespace,
     default_url,
     make_state_directory,
@@ -23,6 +24,13 @@ from luigi_spanner.stores.location import (
 )
 
 DATABASE = "projects/example.com:p/instances/i-1/databases/d_1"
+
+
+def test_a_relative_file_begins_where_the_process_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("sqlite:///some%20where/luigi.db") == f"sqlite:///{tmp_path}/some%20where/luigi.db"
+    for url in (f"sqlite:///{tmp_path}/luigi.db", f"spanner:///{DATABASE}", "memory://shared"):
+        assert absolute(url) == url
 
 
 @pytest.mark.parametrize(

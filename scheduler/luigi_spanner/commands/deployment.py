@@ -50,12 +50,13 @@ def _print_status(url: str, ready: dict[str, Any], overview: dict[str, Any]) -> 
         print_fields([*fields, ("ready", f"no: {'; '.join(ready.get('reasons', []))}")])
         return
     behind = overview["head"] - overview["watermark"]
+    tables = f"{behind} {'entry' if behind == 1 else 'entries'} behind" if behind else "up to date"
     print_fields(
         [
             *fields,
             ("ready", "yes"),
             ("work", "paused: nobody is given any" if overview["paused"] else "is given out"),
-            ("journal", f"head {overview['head']}; the tables are {f'{behind} entries behind' if behind else 'up to date'}"),
+            ("journal", f"head {overview['head']}; the tables are {tables}"),
             ("tasks", _counted(overview["tasks"])),
             ("workers", _counted(overview["workers"])),
             ("resources", _resources_in_short(overview["resources"])),

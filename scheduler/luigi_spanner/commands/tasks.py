@@ -33,10 +33,18 @@ def add(commands: Parsers) -> None:
 
 def _add_tasks(commands: Parsers) -> None:
     parser = add_live(
-        commands, "tasks", _tasks, "list tasks, in the order in which they were added", "luigi-spanner tasks --status FAILED"
+        commands,
+        "tasks",
+        _tasks,
+        "list tasks, in the order in which they were added, or with --status in that in which they took it",
+        "luigi-spanner tasks --status FAILED",
     )
     parser.add_argument(
-        "--status", choices=STATUSES, type=str.upper, default="", help="in this status, in the order in which they took it"
+        "--status",
+        choices=STATUSES,
+        type=str.upper,
+        default="",
+        help="in this status; the one that has been so for longest is the first",
     )
     parser.add_argument("--family", metavar="NAME", help="of this family")
     parser.add_argument("--worker", metavar="WORKER", help="that this worker runs or may run")
@@ -92,7 +100,7 @@ def _show(arguments: argparse.Namespace) -> int:
     remote = replica(arguments)
     task = remote.call("show_task", task_id=arguments.task)
     if task is None:
-        raise _unknown(arguments.task)
+        raise unknown(arguments.task)
     if arguments.json:
         print_json(task)
         return DONE
@@ -165,7 +173,7 @@ def _forgive(arguments: argparse.Namespace) -> int:
     remote = replica(arguments)
     task = remote.call("show_task", task_id=arguments.task)
     if task is None:
-        raise _unknown(arguments.task)
+        raise unknown(arguments.task)
     if task["status"] == "DISABLED":
         enabled = remote.call("re_enable_task", task_id=arguments.task)
         status, sentence = enabled.get("status", "DISABLED"), "It is enabled again, and waits for its next try after retry_delay."
@@ -181,7 +189,7 @@ def _done(arguments: argparse.Namespace) -> int:
     remote = replica(arguments)
     task = remote.call("show_task", task_id=arguments.task)
     if task is None:
-        raise _unknown(arguments.task)
+        raise unknown(arguments.task)
     status = remote.call("mark_as_done", task_id=arguments.task)["status"]
     outcome = {"task_id": arguments.task, "before": task["status"], "status": status}
     return _told(arguments, outcome, ("RUNNING", "FAILED", "DISABLED", "DONE"), "It is done.")
@@ -207,14 +215,15 @@ def _cancel(arguments: argparse.Namespace) -> int:
 # Outcomes
 
 
-def _unknown(task_id: str) -> NotFound:
+def unknown(task_id: str) -> NotFound:
+    """There is no such task, and how to find one."""
     return NotFound(f"There is no task {task_id!r}; `luigi-spanner tasks --search WORDS` looks for one")
 
 
 def _told(arguments: argparse.Namespace, outcome: dict[str, Any], allowed: tuple[str, ...], sentence: str) -> int:
     """Tell of a change, or why there was none: it is made to tasks in `allowed` statuses alone."""
     if outcome["before"] is None:
-        raise _unknown(arguments.task)
+        raise unknown(arguments.task)
     if outcome["before"] not in allowed:
         return _not_so(arguments, outcome, f"that is for tasks that are {', '.join(allowed)}")
     if arguments.json:

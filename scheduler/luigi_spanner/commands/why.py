@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from luigi_spanner.commands import DONE
+from luigi_spanner.commands import DONE, NotFound
 from luigi_spanner.commands.output import print_json, say
 from luigi_spanner.commands.parsing import Parsers, add_live, replica
+from luigi_spanner.commands.tasks import unknown
 
 
 def add(commands: Parsers) -> None:
@@ -19,7 +20,10 @@ def add(commands: Parsers) -> None:
 
 def _why(arguments: argparse.Namespace) -> int:
     asked = {"task_id": arguments.task, **({"worker": arguments.worker} if arguments.worker else {})}
-    answer = replica(arguments).call("why", **asked)
+    try:
+        answer = replica(arguments).call("why", **asked)
+    except NotFound:
+        raise unknown(arguments.task) from None
     if arguments.json:
         print_json(answer)
         return DONE

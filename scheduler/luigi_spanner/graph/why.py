@@ -82,7 +82,7 @@ class _Inquiry:
             return False, reasons
         if self._graph._paused:
             reasons.append(
-                Reason(code="paused", sentence="The scheduler is paused and gives nobody any work until it is unpaused.")
+                Reason(code="paused", sentence="The scheduler is paused and gives nobody any work until somebody resumes it.")
             )
         candidates, nobody = self._one() if self._worker_id is not None else self._candidates()
         ready = task.status == PENDING and not waits.direct
@@ -285,6 +285,6 @@ def _of_another(sentence: str) -> str:
 
 _GOES_ON = {
     "It": "that one",
-    **{word: word.lower() for word in ("A", "Enough", "No", "Nothing", "The")},
+    **{word: word.lower() for word in ("A", "Enough", "Its", "No", "Nothing", "The")},
 }
 """How sentences begin; others begin with a name."""

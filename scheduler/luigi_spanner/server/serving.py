@@ -20,6 +20,7 @@ from luigi_spanner.config import Options
 from luigi_spanner.server.application import BODY_SECONDS, app
 from luigi_spanner.server.door import Door
 from luigi_spanner.server.listener import Listener
+from luigi_spanner.stores.location import absolute
 from luigi_spanner.tracing import NO_TRACING, Tracing
 
 logger = logging.getLogger(__name__)
@@ -141,16 +142,17 @@ async def _end(scheduling: Scheduling, stopping: asyncio.Event) -> str | None:
 
 
 def _announce(options: Options, sockets: list[socket.socket]) -> None:
+    store = absolute(options.store)
     logger.info(
         "luigi-spanner %s (luigi %s) serves namespace %s of %s on %s",
         __version__,
         luigi.__version__,
         options.namespace,
-        options.store,
+        store,
         " ".join(_address(listening) for listening in sockets),
     )
     if options.state_path is not None:
-        logger.info("The state path %s is not used: the state lives in %s", options.state_path, options.store)
+        logger.info("The state path %s is not used: the state lives in %s", options.state_path, store)
     if any(_open_to_others(listening) for listening in sockets):
         logger.warning("Whoever reaches this address may change the task graph: nothing authenticates callers")
 

@@ -55,6 +55,12 @@ def sqlite_url(path: str) -> str:
     return f"sqlite:///{quote(path)}"
 
 
+def absolute(url: str) -> str:
+    """The store URL as it reads in any directory: a relative SQLite file begins in the one where this process is."""
+    location = parse(url)
+    return sqlite_url(os.path.abspath(location.place)) if location.kind == "sqlite" else url
+
+
 class _Namespaced(Store, Protocol):
     """What every driver's store can tell besides."""
 
