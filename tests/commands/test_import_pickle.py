@@ -539,12 +539,18 @@ def test_who_is_not_there_wants_nothing(tmp_path: Path, sqlite_url: str) -> None
 def test_files_that_are_none(tmp_path: Path) -> None:
     missing = imported(tmp_path / "missing", "sqlite:///x.db")
     assert (missing.code, missing.err) == (3, f"There is no file {tmp_path}/missing.\n")
-    assert "Is a directory" in refused(tmp_path, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    irregular = [tmp_path, tmp_path / "pipe"]
     if os.path.exists("/dev/zero"):
-        assert "no regular file" in refused(Path("/dev/zero"), tmp_path)
+        irregular.append(Path("/dev/zero"))
     with socket.socket(socket.AF_UNIX) as listener, suppress(OSError):  # a path too long for a socket
         listener.bind(str(tmp_path / "s"))
-        assert "Cannot read" in refused(tmp_path / "s", tmp_path)
+        irregular.append(tmp_path / "s")
+    for file in irregular:
+        ran = imported(file, "sqlite:///x.db")
+        assert (ran.code, ran.err) == (2, f"Cannot read {file}: it is no regular file.\n")
+    below = imported(PICKLES[0] / "x", "sqlite:///x.db")
+    assert (below.code, below.err) == (2, f"Cannot read {PICKLES[0]}/x: Not a directory.\n")
     memory = imported(PICKLES[0], "memory://")
     assert (memory.code, "gone with its process" in memory.err) == (2, True)
 

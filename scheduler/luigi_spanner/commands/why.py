@@ -19,7 +19,7 @@ def add(commands: Parsers) -> None:
 
 def _why(arguments: argparse.Namespace) -> int:
     asked = {"task_id": arguments.task, **({"worker": arguments.worker} if arguments.worker else {})}
-    answer = replica(arguments).call("why", **asked)
+    answer = replica(arguments).read("why", **asked)
     if arguments.json:
         print_json(answer)
         return DONE
