@@ -1,6 +1,7 @@
 """The command line: `luigid` as Luigi's users know it, and `luigi-spanner` with what comes on top.
 
-Exit codes are in `commands`; whatever is not 0 comes with one sentence that says why. A server that failed for good ends with 1.
+Exit codes are in `commands`; whatever is not 0 comes with one sentence that says why. A server that failed for good ends with 1,
+and with a traceback where nobody has thought of it.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from luigi_spanner._version import __version__
 from luigi_spanner.commands import (
+    BUG,
     DONE,
     EXIT_CODES,
     IMPOSSIBLE,
@@ -30,6 +33,7 @@ from luigi_spanner.commands import (
     workers,
 )
 from luigi_spanner.config import (
+    PREFIX,
     SETTINGS,
     STORE,
     InvalidOption,
@@ -42,6 +46,9 @@ from luigi_spanner.config import (
 from luigi_spanner.stores import StoreError
 
 Command = Callable[[argparse.Namespace], int]
+
+TRACEBACK = f"{PREFIX}TRACEBACK"
+"""The environment variable with which a bug in a command comes with its traceback."""
 
 
 def luigid(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +95,12 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         return DONE
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # whatever a bug raises, whoever called gets a sentence
+        if command is _serve:
+            raise
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        return _complain(RuntimeError(f"A bug of luigi-spanner: {error!r}; {TRACEBACK}=1 shows where"), BUG)
 
 
 def _complain(error: Exception, code: int = IMPOSSIBLE) -> int:
@@ -178,7 +191,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     migrate.check(store)  # opening would create or upgrade what a check must leave alone
     report = verify(store, namespace)
     for line in report.lines():
-        print(line)
+        output.say(line)
     return DONE if report.clean else PROBLEM
 
 

@@ -18,7 +18,18 @@ class Ours(Protocol):
 
 
 OURS = ADMINISTRATION | {"why"}
-"""Their names. Arguments that are texts may also be plain parameters of the query: people type these."""
+"""Their names."""
+
+READING = frozenset({"find_tasks", "overview", "show_task", "why"})
+"""Those of ours that change nothing. Arguments that are texts may also be plain parameters of the query: people type these."""
+
+CHANGING = OURS - READING
+"""Those of ours that change something. A GET does not call them: any page that a browser shows can make it send one."""
+
+
+def verbs(name: str) -> tuple[str, ...]:
+    """The verbs of HTTP that call the method. Luigi's own are called by both, as stock has it."""
+    return ("POST",) if name in CHANGING else ("GET", "POST")
 
 
 def is_remote(name: str) -> bool:

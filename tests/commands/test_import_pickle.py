@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -363,6 +364,9 @@ def named(module: str, name: str) -> bytes:
 
 TASK = named("luigi.scheduler", "Task")
 
+SLOTS = b"N}\x8c\x07__len__K\x01s\x86b"
+"""BUILD with values for slots, which are set one by one."""
+
 CRAFTED: dict[str, tuple[bytes, str]] = {
     "a dotted name": (raw(named("luigi.scheduler", "Task.__init__")), "no part of"),
     "a submodule": (raw(named("luigi.scheduler.os", "system")), "no part of"),
@@ -377,6 +381,11 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     "an object with arguments": (raw(TASK, b"K\x01\x85\x81"), "cannot be read"),
     "no attributes": (raw(b"}\x8c\x01t", TASK, b")\x81s", b"}\x86"), "cannot be read"),
     "an endless text": (raw(b"\x8d" + (2**62).to_bytes(8, "little")), ""),
+    "slots of the policy": (raw(named("luigi.scheduler", "RetryPolicy"), SLOTS), "cannot be read"),
+    "slots of a policy": (raw(named("luigi.scheduler", "RetryPolicy"), b")\x81", SLOTS), "something has attributes"),
+    "slots of a class": (raw(TASK, SLOTS), "cannot be read"),
+    "slots of what makes objects": (raw(named("copy_reg", "_reconstructor"), SLOTS), "something has attributes"),
+    "slots of a type": (raw(named("collections", "deque"), SLOTS), "cannot be read"),
     "a far memo": (raw(b"Nr\xf0\xff\xff\x7f"), ""),
     "nested lists": (raw(b"]" * 100_000 + b"a" * 99_999, b"}\x86"), "something else than the state"),
     "nested attributes": (raw(b"}\x8c\x01t", TASK, b")\x81}\x8c\x01x", b"]" * 9_999, b"a" * 9_998, b"sbs}\x86"), "without end"),
@@ -412,6 +421,22 @@ def test_a_small_pickle_of_an_endless_value(tmp_path: Path) -> None:
     scheduler = a_state()
     scheduler._state.get_task("t1").expl = bomb(30, list)
     assert "far too many" in refused(saved(tmp_path / "state.pickle", scheduler), tmp_path)
+
+
+@pytest.mark.parametrize("where", ["expl", "a key", "a number"])
+def test_a_long_value_that_many_tasks_share(tmp_path: Path, where: str) -> None:
+    """A pickle of a MB or two, which would be gigabytes for whoever reads what is printed of it."""
+    scheduler = a_state(6000)
+    text, numbers = "x" * 1_000_000, [[10**4000]] * 10_000
+    for task in scheduler._state._tasks.values():
+        task.expl = {"expl": text, "a key": {text: None}, "a number": numbers}[where]
+    file = saved(tmp_path / "state.pickle", scheduler)
+    assert file.stat().st_size < 3_000_000
+    tracemalloc.start()
+    assert "far too long" in refused(file, tmp_path)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < 100_000_000
 
 
 def a_set_of_an_endless_tuple() -> bytes:
@@ -514,12 +539,18 @@ def test_who_is_not_there_wants_nothing(tmp_path: Path, sqlite_url: str) -> None
 def test_files_that_are_none(tmp_path: Path) -> None:
     missing = imported(tmp_path / "missing", "sqlite:///x.db")
     assert (missing.code, missing.err) == (3, f"There is no file {tmp_path}/missing.\n")
-    assert "Is a directory" in refused(tmp_path, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    irregular = [tmp_path, tmp_path / "pipe"]
     if os.path.exists("/dev/zero"):
-        assert "no regular file" in refused(Path("/dev/zero"), tmp_path)
+        irregular.append(Path("/dev/zero"))
     with socket.socket(socket.AF_UNIX) as listener, suppress(OSError):  # a path too long for a socket
         listener.bind(str(tmp_path / "s"))
-        assert "Cannot read" in refused(tmp_path / "s", tmp_path)
+        irregular.append(tmp_path / "s")
+    for file in irregular:
+        ran = imported(file, "sqlite:///x.db")
+        assert (ran.code, ran.err) == (2, f"Cannot read {file}: it is no regular file.\n")
+    below = imported(PICKLES[0] / "x", "sqlite:///x.db")
+    assert (below.code, below.err) == (2, f"Cannot read {PICKLES[0]}/x: Not a directory.\n")
     memory = imported(PICKLES[0], "memory://")
     assert (memory.code, "gone with its process" in memory.err) == (2, True)
 

@@ -127,6 +127,34 @@ def test_show(ask: Ask, replicas: list[Client], task: str) -> None:
         assert text in people.out
 
 
+def test_no_id_adds_a_line(ask: Ask, replicas: list[Client]) -> None:
+    forged = "here\nstatus  DONE\u2028runs on  nobody\r"
+    error = "one\ntwo\x1b[2J"
+    replicas[0].call(
+        "add_task", worker="w\nw", task_id=forged, family="Forged\nF", deps=[f"{forged}below"], status="FAILED", expl=error
+    )
+    replicas[0].call("set_task_status_message", task_id=forged, status_message="half\nstatus  DONE")
+    for name in (("tasks",), ("task", "show", forged), ("why", forged), ("task", "retry", forged), ("workers",)):
+        ran = ask(*name)
+        assert not [line for line in ran.out.splitlines() if line.startswith(("status  DONE", "runs on  nobody"))], ran
+        assert "here\\nstatus" in ran.out or name == ("workers",), ran
+    replicas[0].call("add_task", worker="w", task_id=forged, status="FAILED", expl=error)
+    assert ask("task", "show", forged).out.endswith("\n\nerror:\none\ntwo\\x1b[2J\n")
+
+
+def test_a_bug_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("by\nnought")
+
+    monkeypatch.setattr("luigi_spanner.commands.parsing.replica", fail)
+    monkeypatch.setattr("luigi_spanner.commands.tasks.replica", fail)
+    quiet = command("tasks")
+    assert (quiet.code, len(quiet.err.splitlines()), "ZeroDivisionError" in quiet.err) == (5, 1, True)
+    monkeypatch.setenv("LUIGI_SPANNER_TRACEBACK", "1")
+    told = command("tasks")
+    assert (told.code, told.err.startswith("Traceback"), told.err.endswith(quiet.err)) == (5, True, True)
+
+
 ACTS = [("fail",), ("retry",), ("forgive",), ("done",), ("cancel",), ("cancel", "--force"), ("show",)]
 
 
@@ -217,6 +245,10 @@ def test_resources(ask: Ask) -> None:
     assert "limit of 1 again" in ask("resource", "reset", "half").out
     unknown = ask("resource", "reset", "half")
     assert (unknown.code, "no resource 'half'" in unknown.err) == (3, True)
+    for name in ("method", "arguments", "url"):
+        assert ask("resource", "set", name, "1.5", "--json").json["total"] == 1.5
+    clash = ask("resource", "set", "self", "1.5")  # Luigi's rule has no way to be given that name
+    assert (clash.code, "self" in clash.err) == (2, True)
     for amount in ("-1", "nan", "inf", "x", "9" * 30):
         assert ask("resource", "set", "database", amount).code == 2
 
@@ -290,7 +322,7 @@ def serving_raw(body: bytes, line: str = "200 OK") -> Any:
         (b"<html>", "404 Not Found", 2, "is no Luigi Spanner"),
         (b'{"error": {"code": "unknown_method", "message": "m"}}', "404 Not Found", 2, "of an earlier release"),
         (b'{"error": {"code": "bad_request", "message": "limit is odd."}}', "400 Bad Request", 2, "limit is odd."),
-        (b'{"error": {"code": "store_down", "message": "the store is away"}}', "503 Service Unavailable", 4, "the store is away"),
+        (b'{"error": {"code": "store_down", "message": "the store is away"}}', "503 Service Unavailable", 2, "the store is away"),
         (b'{"response": ', "200 OK", 2, "is no Luigi Spanner"),
     ],
 )
@@ -311,12 +343,56 @@ def test_nobody_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8082", "ftp://host", "http://", "http://host:port", "http+unix://", "http://[::1"]
+    "url",
+    [
+        *("", "127.0.0.1:8082", "ftp://host", "http://", "http://host:port", "http+unix://", "http://[::1"),
+        *("http://a..b:8082", f"http://{'a' * 64}", "http://a b", "http://a\x7fb", "http://\udcff"),
+    ],
 )
 def test_a_url_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUIGI_SPANNER_URL", "nothing")
     ran = command("status", "--url", url)
     assert (ran.code, "names no replica" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://u:secret@:1", "http://u:secret@", "u:secret@h", "http://u:se/secret@h", "http://u:@secret@:x", "ftp://u:secret@h"],
+)
+def test_no_password_is_in_the_complaint(url: str) -> None:
+    ran = command("status", "--url", url)
+    assert (ran.code, "names no replica" in ran.err, "secret" in ran.err) == (2, True, False)
+
+
+@pytest.mark.parametrize("path", ["\u00fc", "a b", "\udcff", "%20"])
+def test_a_path_of_any_script(path: str) -> None:
+    with serving_raw(b'{"response": []}') as url:
+        assert command("workers", "--url", f"{url}/{path}").out == "0 workers\n"
+
+
+READS = [
+    ("status",),
+    ("tasks",),
+    ("task", "show", "t"),
+    ("workers",),
+    ("resource", "list"),
+    ("why", "t"),
+    ("task", "forgive", "t"),
+]
+CHANGES = [("task", "fail", "t"), ("task", "cancel", "t"), ("worker", "evict", "w"), ("resource", "set", "r", "1")]
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_only_a_change_may_have_been_made(breaks: bool) -> None:
+    """The connection breaks, or the replica says that the outcome is not known."""
+    error = b'{"error": {"code": "store_down", "message": "away"}, "ready": true}'
+    with serving_raw(error, "" if breaks else "503 Service Unavailable") as url:
+        for name in READS:
+            ran = command(*name, "--url", url)
+            assert (ran.code, "nothing was asked to change" in ran.err, "may have" in ran.err) == (2, True, False), ran
+        for name in CHANGES:
+            ran = command(*name, "--url", url)
+            assert (ran.code, "may have done it or not" in ran.err) == (4, True), ran
 
 
 # Which replica

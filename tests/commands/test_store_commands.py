@@ -162,6 +162,8 @@ def test_an_export_into_files(file: str, tmp_path: Path, kind: str) -> None:
     ran = command("export", "--store", file, "--output", str(directory), "--format", kind)
     assert (ran.code, ran.out, ran.err) == (0, "", "")
     assert dump(file) == before
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
     manifest = json.loads((directory / "export.json").read_text())
     for name, count in manifest["rows"].items():
         path = directory / f"{name}.{kind}"
@@ -173,6 +175,15 @@ def test_an_export_into_files(file: str, tmp_path: Path, kind: str) -> None:
             assert (body if kind == "jsonl" else json.loads(body))["params"] == {"day": "1"}
     again = command("export", "--store", file, "--output", str(directory))
     assert (again.code, "is not empty" in again.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", [("export",), ("journal", "tail")], ids=" ".join)
+def test_what_is_hidden_is_printed_and_said_so(sqlite_url: str, name: tuple[str, ...]) -> None:
+    scheduler = luigi_spanner.Scheduler(store=sqlite_url)
+    scheduler.add_task(worker="w", task_id="t", params={"word": "sesame"}, param_visibilities={"word": 1})
+    scheduler.close()
+    assert "sesame" in command(*name, "--store", sqlite_url).out
+    assert "hidden parameters, too" in " ".join(command(*name, "--help").out.split())
 
 
 def test_an_export_that_cannot_be(file: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pytest
 from serving import Client, in_query, serving
 
+from luigi_spanner.server.validate import served
 from luigi_spanner.service import Service
 
 TASK = {"worker": "w", "task_id": "A"}
@@ -256,3 +257,33 @@ def test_an_absurd_length_is_refused_at_once(standing: Client) -> None:
         response = http.client.HTTPResponse(raw, method="POST")
         response.begin()
         assert response.status == 413
+
+
+ASKED = {"task_id": "T", "worker": "w", "resource": "r"}
+
+
+@pytest.mark.parametrize("method", ["cancel_task", "fail_task", "retry_task", "evict_worker", "reset_resource"])
+def test_no_get_calls_what_changes_something_and_is_not_luigi_s(client: Client, method: str) -> None:
+    """Any page that a browser shows can make it send one."""
+    client.call("add_task", worker="w", task_id="T")
+    client.call("update_resource", resource="r", amount=5)
+    named = next(name for name in ASKED if name in served()[method].required)
+    before = client.get("/readyz").json["applied"]
+    escaped = f"/api/{method[:-1]}%{ord(method[-1]):x}?{named}={ASKED[named]}"
+    for path in (f"/api/{method}?{named}={ASKED[named]}", in_query(method, **{named: ASKED[named]}), escaped):
+        for verb in ("GET", "HEAD", "PUT"):
+            answer = client.request(verb, path, headers={"Origin": "http://foreign"})
+            assert (answer.status, answer.headers["Allow"]) == (405, "POST, OPTIONS"), path
+            assert "Access-Control-Allow-Origin" not in answer.headers
+    # Plain parameters are not read there, either.
+    assert client.request("POST", f"/api/{method}?{named}={ASKED[named]}").status == 400
+    assert client.get("/readyz").json["applied"] == before
+    assert client.call(method, **{named: ASKED[named]}).status == 200
+
+
+@pytest.mark.parametrize("path", ["find_tasks?family=F", "show_task?task_id=T", "overview", "why?task_id=T"])
+def test_what_reads_is_asked_for_by_get(client: Client, path: str) -> None:
+    client.call("add_task", worker="w", task_id="T", family="F")
+    before = client.get("/readyz").json["applied"]
+    assert "response" in client.get(f"/api/{path}").json
+    assert client.get("/readyz").json["applied"] == before

@@ -98,9 +98,11 @@ def test_options_in_documents_exist(command: str, option: str, capsys: pytest.Ca
 def test_every_dependency_is_locked_within_its_bounds() -> None:
     configuration = configparser.ConfigParser()
     configuration.read(ROOT / "setup.cfg")
-    declared = configuration["options"]["install_requires"] + configuration["options.extras_require"]["test"]
+    extras = configuration["options.extras_require"]
+    declared = configuration["options"]["install_requires"] + "".join(extras[name] for name in extras)
     locked = [Requirement(line) for line in (ROOT / "tests" / "constraints.txt").read_text().splitlines() if line[:1] != "#"]
     for requirement in map(Requirement, declared.strip().splitlines()):
         versions = [str(lock.specifier)[2:] for lock in locked if lock.name.lower() == requirement.name.lower()]
         assert versions, requirement
+        assert any(bound.operator in ("<", "==") for bound in requirement.specifier), requirement
         assert all(requirement.specifier.contains(version) for version in versions), requirement

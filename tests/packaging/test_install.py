@@ -100,12 +100,16 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
     return made
 
 
-def test_wheel_ships_the_migrations(wheel: Path) -> None:
+def test_wheel_ships_the_migrations_and_the_pages(wheel: Path) -> None:
     expected = {
         f"luigi_spanner/{path.relative_to(ROOT)}"
         for path in (ROOT / "migrations").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    package = ROOT / "scheduler"
+    pages = {str(path.relative_to(package)) for path in (package / "luigi_spanner" / "server" / "templates").glob("*.html")}
+    assert pages <= set(zipfile.ZipFile(wheel).namelist())
+    assert "luigi_spanner/server/templates/why.html" in pages
     names = set(zipfile.ZipFile(wheel).namelist())
     assert expected
     assert expected <= names

@@ -19,11 +19,15 @@ NOT_FOUND = 3
 """What was named is not there: task, worker, resource, entry of the journal. Nothing was changed."""
 
 UNCLEAR = 4
-"""No answer came in time: a change may have been made or not."""
+"""A change was asked for, and no answer came in time: it may have been made or not."""
+
+BUG = 5
+"""Luigi Spanner itself is at fault: it met what nobody has thought of."""
 
 EXIT_CODES = """\
 exit codes: 0 done; 1 looked at, and there is a problem, or the state does not allow it; 2 cannot be done as asked;
-3 what was named is not there; 4 no answer came in time, a change may have been made or not; 130 interrupted
+3 what was named is not there; 4 no answer came to a change in time, it may have been made or not; 5 a bug of luigi-spanner,
+with LUIGI_SPANNER_TRACEBACK=1 it shows where; 130 interrupted
 """
 
 

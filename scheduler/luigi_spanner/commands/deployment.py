@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from luigi_spanner.commands import DONE, PROBLEM, Impossible
-from luigi_spanner.commands.output import ago, print_fields, print_json, print_table, say, span
+from luigi_spanner.commands.output import ago, print_fields, print_json, print_table, say, say_nothing, span
 from luigi_spanner.commands.parsing import Parsers, add_live, replica
 
 
@@ -31,7 +31,7 @@ def add(commands: Parsers) -> None:
 def _status(arguments: argparse.Namespace) -> int:
     remote = replica(arguments)
     ready = remote.ready()
-    overview = remote.call("overview") if ready["ready"] else {}
+    overview = remote.read("overview") if ready["ready"] else {}
     if arguments.json:
         print_json({"url": remote.url, "ready": ready["ready"], "reasons": ready.get("reasons", []), **_asked(ready), **overview})
     else:
@@ -63,8 +63,9 @@ def _print_status(url: str, ready: dict[str, Any], overview: dict[str, Any]) -> 
         ]
     )
     if overview["importing"]:
-        say("\nAn import is under way or was interrupted, tasks are missing: let it end, or run it again with --replace.")
-    print()
+        say_nothing()
+        say("An import is under way or was interrupted, tasks are missing: let it end, or run it again with --replace.")
+    say_nothing()
     now = overview["time"]
     print_table(
         ("replica", "release", "up for", "last said so"),
@@ -86,7 +87,7 @@ def _resources_in_short(resources: list[dict[str, Any]]) -> str:
 
 def _set_paused(arguments: argparse.Namespace, paused: bool) -> int:
     remote = replica(arguments)
-    if not remote.call("is_pause_enabled")["enabled"]:
+    if not remote.read("is_pause_enabled")["enabled"]:
         raise Impossible("The deployment cannot be paused: pause_enabled is off in [scheduler] of its luigi.cfg")
     remote.call("pause" if paused else "unpause")
     if arguments.json:

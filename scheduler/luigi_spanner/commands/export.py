@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from luigi_spanner._version import __version__
 from luigi_spanner.commands import DONE, Impossible, Problem, parsing
@@ -28,7 +29,7 @@ def add(commands: parsing.Parsers) -> None:
         commands,
         "export",
         _export,
-        "write the state at one moment: a JSON document a line, or one Parquet file a table",
+        "write the state at one moment: a JSON document a line, or one Parquet file a table; rows hold hidden parameters, too",
         "luigi-spanner export --output backup --format parquet",
     )
     parser.add_argument("--output", metavar="DIR", help="a new or empty directory for a file a table (default: all to stdout)")
@@ -58,7 +59,8 @@ def _export(arguments: argparse.Namespace) -> int:
         return DONE
     try:
         _write(tables, lambda name, stack: _opened(arguments.format, directory, name, stack))
-        (directory / MANIFEST).write_text(f"{json.dumps(manifest, indent=2)}\n")
+        with _created(directory / MANIFEST) as file:
+            file.write(f"{json.dumps(manifest, indent=2)}\n".encode())
     except OSError as error:
         raise Impossible(f"Cannot write to {directory}: {error.strerror}") from error
     return DONE
@@ -116,15 +118,21 @@ class _Lines:
 
 
 def _opened(kind: str, directory: Path, name: str, stack: ExitStack) -> _Writer:
+    file = stack.enter_context(_created(directory / f"{name}.{kind}"))
     if kind == "jsonl":
-        return _Lines(stack.enter_context((directory / f"{name}.jsonl").open("w", encoding="ascii")).write, {})
-    return _Parquet(directory / f"{name}.parquet", name, stack)
+        return _Lines(lambda text: file.write(text.encode("ascii")), {})
+    return _Parquet(file, name, stack)
+
+
+def _created(path: Path) -> IO[bytes]:
+    """A new file that its owner alone may read: rows hold what is hidden elsewhere."""
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 class _Parquet:
     """A Parquet file with the columns of the table; `body` is JSON text."""
 
-    def __init__(self, path: Path, name: str, stack: ExitStack) -> None:
+    def __init__(self, file: IO[bytes], name: str, stack: ExitStack) -> None:
         import pyarrow
         import pyarrow.parquet
         import sqlalchemy as sa
@@ -138,7 +146,7 @@ class _Parquet:
             for column in STATE_TABLES[name].columns
             if column.name != "namespace"
         )
-        self._file = stack.enter_context(pyarrow.parquet.ParquetWriter(path, self._schema))
+        self._file = stack.enter_context(pyarrow.parquet.ParquetWriter(file, self._schema))
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         texts = [{**row, "body": json.dumps(row["body"])} for row in rows]
@@ -157,7 +165,7 @@ def _require_parquet(output: str | None) -> None:
 def _empty(directory: Path) -> Path:
     """The directory, made if need be. Raises Impossible where it holds anything."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         used = any(directory.iterdir())
     except OSError as error:
         raise Impossible(f"Cannot use the directory {directory}: {error.strerror}") from error

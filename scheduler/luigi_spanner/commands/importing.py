@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from luigi_spanner.commands import DONE, Impossible, Problem, Unclear, parsing
-from luigi_spanner.commands.output import ago, print_fields, print_json, progress, say
+from luigi_spanner.commands.output import ago, print_fields, print_json, progress, say, say_nothing
 from luigi_spanner.config import check_luigi, luigi_config
 
 if TYPE_CHECKING:
@@ -101,10 +101,11 @@ def _print(described: dict[str, Any], dry_run: bool) -> None:
         ("left out", ", ".join(described["ignored"])),
     ]
     print_fields((name, value) for name, value in fields if value not in (None, ""))
+    say_nothing()
     if dry_run:
-        say("\nNothing was changed.")
+        say("Nothing was changed.")
     else:
-        say(f"\nImported, up to entry {described['seq']}. Start replicas now: workers have worker_disconnect_delay to find them.")
+        say(f"Imported, up to entry {described['seq']}. Start replicas now: workers have worker_disconnect_delay to find them.")
 
 
 async def _write(url: str, namespace: str, state: Pickled, arguments: argparse.Namespace) -> dict[str, Any]:

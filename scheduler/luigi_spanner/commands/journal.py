@@ -29,7 +29,7 @@ def add(commands: parsing.Parsers) -> None:
         acts,
         "tail",
         _tail,
-        "print entries of the journal, one JSON document a line: who called what, and what that changed",
+        "print entries of the journal, one JSON document a line: who called what, and what that changed, hidden parameters, too",
         "luigi-spanner journal tail --from 1200 --follow",
     )
     tail.add_argument("--from", dest="start", metavar="SEQ", type=int, help=f"the first entry (default: the last {LAST})")

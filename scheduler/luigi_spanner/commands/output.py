@@ -1,7 +1,7 @@
 """What a command prints: tables and sentences for people, JSON for scripts, progress on long work.
 
 Tables fit the terminal; into a pipe they go as wide as they are, without colour. What comes from tasks and workers is shown with
-its control characters spelled out, so that no id can write on the terminal.
+its control characters spelled out, line breaks too, so that no id can write on the terminal or add a line.
 """
 
 from __future__ import annotations
@@ -73,10 +73,23 @@ def say(sentence: str) -> None:
         print(shown(sentence))
 
 
+def say_lines(text: object) -> None:
+    """A text that is meant to have lines, as a traceback; nothing must follow that it could pretend to be."""
+    with writing():
+        for line in str(text).split("\n"):
+            print(shown(line) if line else "")
+
+
+def say_nothing() -> None:
+    """An empty line."""
+    with writing():
+        print()
+
+
 def shown(value: object) -> str:
-    """A value as text that no terminal takes for a command."""
+    """A value as text on one line, which no terminal takes for a command."""
     text = "-" if value is None or value == "" else str(value)
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from luigi_spanner.commands import NotFound, Problem, unpickling
+from luigi_spanner.commands import Impossible, NotFound, Problem, unpickling
 from luigi_spanner.graph.adoption import Batcher, StockTask, StockWorker
 from luigi_spanner.server import checks
 from luigi_spanner.server.checks import Check, each, identifier, limit, mapping, number, optional
@@ -103,7 +103,10 @@ class Pickled:
 
 
 def read(path: str, advance: Any = lambda count: None) -> Pickled:
-    """The state that the file holds; `advance(1)` is called for each thing that was read. Raises NotFound, Problem."""
+    """The state that the file holds; `advance(1)` is called for each thing that was read.
+
+    Raises Impossible, NotFound, Problem.
+    """
     size = _regular(path)
     state = Pickled()
     with _process(path, size) as output:
@@ -122,17 +125,17 @@ def read(path: str, advance: Any = lambda count: None) -> Pickled:
 
 
 def _regular(path: str) -> int:
-    """The file's size. Raises NotFound, Problem."""
+    """The file's size. Raises NotFound, Impossible."""
     try:
         found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+            raise Impossible(f"Cannot read {path}: it is no regular file")
         with open(path, "rb"):
             pass
     except FileNotFoundError:
         raise NotFound(f"There is no file {path}") from None
     except OSError as error:
-        raise Problem(f"Cannot read {path}: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise Problem(f"Cannot read {path}: it is no regular file")
+        raise Impossible(f"Cannot read {path}: {error.strerror}") from error
     return found.st_size
 
 

@@ -37,7 +37,7 @@ def _amount(text: str) -> int | float:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    resources: list[dict[str, Any]] = replica(arguments).call("overview")["resources"]
+    resources: list[dict[str, Any]] = replica(arguments).read("overview")["resources"]
     if arguments.json:
         print_json({"resources": resources})
         return DONE

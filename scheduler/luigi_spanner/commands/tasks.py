@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from luigi_spanner.commands import DONE, PROBLEM, NotFound
-from luigi_spanner.commands.output import ago, counted, print_fields, print_json, print_table, say
+from luigi_spanner.commands.output import ago, counted, print_fields, print_json, print_table, say, say_lines, say_nothing
 from luigi_spanner.commands.parsing import Parsers, Run, add_live, replica
 
 STATUSES = ("PENDING", "RUNNING", "BATCH_RUNNING", "DONE", "FAILED", "DISABLED", "UNKNOWN")
@@ -75,7 +75,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
     found: list[dict[str, Any]] = []
     after = arguments.after
     while True:
-        page = remote.call("find_tasks", **wanted, limit=min(PAGE, arguments.limit - len(found)), after=after)
+        page = remote.read("find_tasks", **wanted, limit=min(PAGE, arguments.limit - len(found)), after=after)
         found += page["tasks"]
         after = page["next"]
         if after is None or len(found) == arguments.limit:
@@ -98,7 +98,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     remote = replica(arguments)
-    task = remote.call("show_task", task_id=arguments.task)
+    task = remote.read("show_task", task_id=arguments.task)
     if task is None:
         raise unknown(arguments.task)
     if arguments.json:
@@ -128,10 +128,12 @@ def _show(arguments: argparse.Namespace) -> int:
     ]
     print_fields((name, value) for name, value in fields if value not in (None, "", []))
     if dependencies["unfinished"]:
-        print()
+        say_nothing()
         print_table(("not done", "depends on"), ((row["status"], row["task_id"]) for row in dependencies["unfinished"]))
     if task["error"]:
-        say(f"\nerror:\n{_decoded(task['error'])}")
+        say_nothing()
+        say("error:")
+        say_lines(_decoded(task["error"]))
     return DONE
 
 
@@ -171,7 +173,7 @@ def _retry(arguments: argparse.Namespace) -> int:
 
 def _forgive(arguments: argparse.Namespace) -> int:
     remote = replica(arguments)
-    task = remote.call("show_task", task_id=arguments.task)
+    task = remote.read("show_task", task_id=arguments.task)
     if task is None:
         raise unknown(arguments.task)
     if task["status"] == "DISABLED":
@@ -187,7 +189,7 @@ def _forgive(arguments: argparse.Namespace) -> int:
 
 def _done(arguments: argparse.Namespace) -> int:
     remote = replica(arguments)
-    task = remote.call("show_task", task_id=arguments.task)
+    task = remote.read("show_task", task_id=arguments.task)
     if task is None:
         raise unknown(arguments.task)
     status = remote.call("mark_as_done", task_id=arguments.task)["status"]

@@ -34,9 +34,13 @@ SECONDS_PER_BYTE = 10 / 1024 / 1024
 DEPTH = 50
 """How deep values may nest. Arguments of calls nest 100 levels at most, and stock's own values hardly any."""
 
-BASE_VALUES = 10_000
-VALUES_PER_BYTE = 10
-"""How many values may be printed. A pickle may name one value many times, so a small one may stand for an endless text."""
+BASE_ROOM = 1_000_000
+ROOM_PER_BYTE = 20
+"""How much may be printed, about in characters: whoever reads it has to hold it. A pickle may name one value many times, so a
+small one may stand for an endless text. Stock's take about two for each byte (measured)."""
+
+CONTAINER = 4
+"""What a list or a dictionary takes of the room beside what is in it: in memory it is as long as some texts."""
 
 
 class Refused(Exception):
@@ -84,7 +88,16 @@ class Failures(Stand):
     __slots__ = ()
 
 
-class Policy(tuple[Any, ...]):
+class Stateless:
+    """What a pickle may name or make, and cannot give attributes, neither to it nor to its class."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise Refused("something has attributes that has none in Luigi")
+
+
+class Policy(Stateless, tuple[Any, ...]):
     """Luigi's retry policy."""
 
     __slots__ = ()
@@ -93,13 +106,17 @@ class Policy(tuple[Any, ...]):
         return tuple.__new__(cls, fields)
 
 
-def reconstructed(kind: Any, base: Any, state: Any) -> Any:
-    """How Python 2 makes an object."""
-    if kind is Policy and base is tuple:
-        return Policy(*state)
-    if kind in (Task, Worker, Ordered, Failures) and base is object:
-        return kind.__new__(kind)
-    raise Refused("an object is made of something else than itself")
+class Reconstructor(Stateless):
+    """How Python 2 makes an object. No function, for that would take attributes."""
+
+    __slots__ = ()
+
+    def __call__(self, kind: Any, base: Any, state: Any) -> Any:
+        if kind is Policy and base is tuple:
+            return Policy(*state)
+        if kind in (Task, Worker, Ordered, Failures) and base is object:
+            return kind.__new__(kind)
+        raise Refused("an object is made of something else than itself")
 
 
 KNOWN: dict[tuple[str, str], Any] = {
@@ -113,7 +130,7 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("__builtin__", "set"): set,
     ("__builtin__", "object"): object,
     ("__builtin__", "tuple"): tuple,
-    ("copy_reg", "_reconstructor"): reconstructed,
+    ("copy_reg", "_reconstructor"): Reconstructor(),
 }
 """All that pickles of stock name, from Luigi 2.3 on Python 2 to 3.8 (looked up in real ones)."""
 
@@ -129,22 +146,20 @@ class Unpickler(pickle.Unpickler):
 
 
 class Plain:
-    """Makes plain JSON values, `room` of them at most."""
+    """Makes plain JSON values, for which there is so much `room`."""
 
     def __init__(self, room: float) -> None:
         self._room = room
 
     def value(self, value: Any, depth: int = 0) -> Any:
-        self._room -= 1
-        if self._room < 0 or depth > DEPTH:
-            raise Refused("its values are nested without end, or far too many")
         kind = type(value)
+        if depth > DEPTH:
+            raise Refused("its values are nested without end")
+        self._take(_length(value))
         if value is None or kind in (bool, int, float, str):
             return value
         if kind is dict:
-            if any(type(key) is not str for key in value):
-                raise Refused("a key is no text")
-            return {key: self.value(item, depth + 1) for key, item in value.items()}
+            return {self._key(key): self.value(item, depth + 1) for key, item in value.items()}
         if kind in (list, tuple, set, deque, Policy):
             return [self.value(item, depth + 1) for item in value]
         if kind is Ordered:
@@ -152,6 +167,26 @@ class Plain:
         if kind is Failures:
             return self.value(value.has, depth + 1)
         raise Refused(f"there is a {kind.__name__} where a plain value belongs")
+
+    def _key(self, key: Any) -> str:
+        if type(key) is not str:
+            raise Refused("a key is no text")
+        self._take(_length(key))
+        return key
+
+    def _take(self, room: int) -> None:
+        self._room -= room
+        if self._room < 0:
+            raise Refused("its values are nested without end, far too many or far too long")
+
+
+def _length(value: object) -> int:
+    """What a value takes of the room by itself."""
+    if isinstance(value, str):
+        return 1 + len(value)
+    if isinstance(value, int):
+        return 1 + value.bit_length() // 3
+    return 1 if value is None or isinstance(value, float) else 1 + CONTAINER
 
 
 def load(path: str) -> Any:
@@ -213,7 +248,7 @@ def main(path: str, write: Callable[[str], object]) -> int:
     size = os.path.getsize(path)
     limit(size)
     try:
-        lines = described(load(path), Plain(BASE_VALUES + VALUES_PER_BYTE * size))
+        lines = described(load(path), Plain(BASE_ROOM + ROOM_PER_BYTE * size))
         for line in lines:
             write(f"{json.dumps(line, separators=(',', ':'))}\n")
     except Refused as refused:

@@ -21,7 +21,7 @@ def add(commands: Parsers) -> None:
 def _why(arguments: argparse.Namespace) -> int:
     asked = {"task_id": arguments.task, **({"worker": arguments.worker} if arguments.worker else {})}
     try:
-        answer = replica(arguments).call("why", **asked)
+        answer = replica(arguments).read("why", **asked)
     except NotFound:
         raise unknown(arguments.task) from None
     if arguments.json:

@@ -23,7 +23,7 @@ def add(commands: Parsers) -> None:
 
 
 def _workers(arguments: argparse.Namespace) -> int:
-    found = [{**worker, "running": sorted(worker["running"])} for worker in replica(arguments).call("worker_list")]
+    found = [{**worker, "running": sorted(worker["running"])} for worker in replica(arguments).read("worker_list")]
     if arguments.json:
         print_json({"workers": found})
         return DONE
@@ -53,7 +53,7 @@ def _evict(arguments: argparse.Namespace) -> int:
 def _disable(arguments: argparse.Namespace) -> int:
     remote = replica(arguments)
     # Luigi's rule would make a worker of that name.
-    if arguments.worker not in {worker["name"] for worker in remote.call("worker_list", include_running=False)}:
+    if arguments.worker not in {worker["name"] for worker in remote.read("worker_list", include_running=False)}:
         raise _unknown(arguments.worker)
     remote.call("disable_worker", worker=arguments.worker)
     if arguments.json:

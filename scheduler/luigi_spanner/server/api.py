@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import tornado.httputil
 
 from luigi_spanner.calls import ANONYMOUS, BadRequest, Call, CallError, Principal, RuleFailed, Scheduling, StoreDown
-from luigi_spanner.methods import OURS
+from luigi_spanner.methods import READING
 from luigi_spanner.server.door import Door
 from luigi_spanner.server.readiness import Readiness
 from luigi_spanner.server.room import Room
@@ -134,9 +134,9 @@ def payload_of(query: str, headers: Mapping[str, str], body: bytes) -> str:
 
 
 def plain_payload(name: str, query: str) -> str:
-    """The arguments of one of our methods as people type them, each a parameter of the query, the last of a name; empty for other
-    methods. Raises BadRequest."""
-    if name not in OURS or not query:
+    """The arguments of one of our methods that change nothing, as people type them: each a parameter of the query, the last of a
+    name. Empty for other methods. Raises BadRequest."""
+    if name not in READING or not query:
         return ""
     if _BROKEN_ESCAPE.search(query.encode("latin-1")):
         raise BadRequest("The arguments hold a broken percent escape.")

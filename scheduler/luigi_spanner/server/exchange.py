@@ -18,6 +18,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 from tornado.iostream import StreamClosedError
 
 from luigi_spanner.calls import REQUEST_ID, Call, CallError, StoreDown, TooLarge
+from luigi_spanner.methods import verbs
 from luigi_spanner.server.api import (
     Reply,
     Service,
@@ -58,8 +59,6 @@ SLOWEST = 64 * 1024
 
 LISTINGS = frozenset({"dep_graph", "graph", "inverse_dep_graph", "resource_list", "task_list", "task_search", "worker_list"})
 """What browsers ask for again and again: a GET of these is told when nothing has changed."""
-
-VERBS = ("GET", "POST")
 
 GONE = "gone"
 """The outcome of a call whose caller has hung up before its reply."""
@@ -164,8 +163,8 @@ class Exchange(HTTPMessageDelegate):
         self._began = time.perf_counter()
         if self._verb == "OPTIONS":
             self._send(Reply(status=204, headers=preflight_headers(self._headers.get("Origin"))))
-        elif self._verb not in VERBS:
-            allowed = {"Allow": ", ".join((*VERBS, "OPTIONS"))}
+        elif self._verb not in verbs(self._name):
+            allowed = {"Allow": ", ".join((*verbs(self._name), "OPTIONS"))}
             self._send(wording(405, "method_not_allowed", "Method Not Allowed.", self._request_id, allowed))
         elif self._too_large:
             self._send_too_large()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from luigi_spanner._version import __version__
-from luigi_spanner.methods import OURS
+from luigi_spanner.methods import CHANGING, OURS, READING, verbs
 from luigi_spanner.server.answers import ANSWERS, UNKNOWN
 from luigi_spanner.server.checks import Check, Schema, identifier
 from luigi_spanner.server.exchange import LISTINGS
@@ -19,9 +19,10 @@ FORM = "application/x-www-form-urlencoded"
 
 ABOUT = f"""\
 The remote calls of Luigi's central scheduler. Each takes its arguments as one JSON object in the form field `data`, in the body
-or in the query, and answers `{{"response": ...}}`. GET and POST do the same: a GET may change things, too. A body may also be a
-`multipart/form-data` form. The methods that are not Luigi's ({", ".join(sorted(OURS))}) take arguments that are texts as plain
-parameters of the query, too: `?task_id=...`.
+or in the query, and answers `{{"response": ...}}`. Luigi's own methods are called by GET and POST, which do the same: a GET may
+change things, too. A body may also be a `multipart/form-data` form. Of those that are not Luigi's, the ones that change nothing
+({", ".join(sorted(READING))}) take arguments that are texts as plain parameters of the query, too: `?task_id=...`. The others
+({", ".join(sorted(CHANGING))}) are called by POST alone.
 
 JSON is as Python writes it: `Infinity`, `-Infinity` and `NaN` may stand bare where an argument says so, and in answers.
 Arguments nest at most {MAX_DEPTH} levels deep. Long ones belong in the body: the head of a request has at most 64 KiB.
@@ -78,7 +79,7 @@ def _operations(method: Method) -> dict[str, Any]:
     query = {"name": "data", "in": "query", "required": needed, "content": {"application/json": {"schema": arguments}}}
     form = {"type": "object", "properties": {"data": arguments}, "required": ["data"] if needed else []}
     body = {FORM: {"schema": form, "encoding": {"data": {"contentType": "application/json"}}}}
-    return {
+    operations = {
         "get": {
             "operationId": f"{method.name}_by_get",
             "summary": summary,
@@ -92,6 +93,7 @@ def _operations(method: Method) -> dict[str, Any]:
             "responses": responses,
         },
     }
+    return {verb: operations[verb] for verb in map(str.lower, verbs(method.name))}
 
 
 def _arguments(method: Method) -> Schema:
