@@ -44,7 +44,7 @@ def test_the_start_up_line(serve: Callable[..., Process], tmp_path: Path) -> Non
     process = serve("--store", "sqlite:///a.db", "--namespace", "blue")
     line = process.line("serves namespace blue")
     assert __version__ in line.string
-    assert "sqlite:///a.db" in line.string
+    assert f"of sqlite:///{tmp_path}/a.db on" in line.string, "where the file is, wherever this is read"
     assert "http://127.0.0.1:" in line.string
     assert "nothing authenticates" not in process.output
 
@@ -62,7 +62,7 @@ def test_a_warning_where_others_can_reach_it(serve: Callable[..., Process]) -> N
 
 def test_a_state_path_is_accepted_and_not_used(serve: Callable[..., Process], tmp_path: Path) -> None:
     process = serve("--store", "sqlite:///a.db", "--state-path", "old.pickle")
-    process.line("old.pickle is not used: the state lives in sqlite:///a.db")
+    process.line(f"old.pickle is not used: the state lives in sqlite:///{tmp_path}/a.db")
     process.signal(signal.SIGTERM)
     assert process.exit_code() == 0
     assert not (tmp_path / "old.pickle").exists()
@@ -71,7 +71,7 @@ def test_a_state_path_is_accepted_and_not_used(serve: Callable[..., Process], tm
 def test_luigi_s_own_state_path_is_told_of(serve: Callable[..., Process], tmp_path: Path) -> None:
     (tmp_path / "luigi.cfg").write_text("[scheduler]\nstate_path = old.pickle\n")
     process = serve("--store", "sqlite:///a.db")
-    process.line("old.pickle is not used: the state lives in sqlite:///a.db")
+    process.line(f"old.pickle is not used: the state lives in sqlite:///{tmp_path}/a.db")
 
 
 def test_a_port_that_kubernetes_set(serve: Callable[..., Process], tmp_path: Path) -> None:
