@@ -10,7 +10,7 @@ import smtplib
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Optional
+from typing import Any
 
 from luigi import notifications
 
@@ -43,8 +43,8 @@ class Undeliverable(Exception):
 
 
 class MailThread:
-    """Sends mail as Luigi's configuration says, on a thread that does not keep the process from ending. One that hangs is given up
-    for a new one."""
+    """Sends mail as Luigi's configuration says, on a thread that does not keep the process from ending. One that hangs is
+    given up for a new one."""
 
     def __init__(self) -> None:
         self._queue: _Queue = queue.SimpleQueue()
@@ -93,7 +93,7 @@ class MailThread:
         self._thread = None
 
 
-_Queue = queue.SimpleQueue[Optional[Callable[[], object]]]
+_Queue = queue.SimpleQueue["Callable[[], object] | None"]
 
 
 def _work(jobs: _Queue) -> None:

@@ -39,7 +39,7 @@ LATEST_SECONDS = 7200.0
 
 MOST_WAITING = 1000
 WAITING_BYTES = 12 * 1024 * 1024
-"""Most mails that wait, and most that they take in all. A mail counts with what it takes in memory, or as JSON where that is more:
+"""Most mails that wait, and most that they take in all. A mail counts with what it takes in memory, or as JSON if that is more:
 so this bounds what a mail server that is away costs each replica, and what a call can add to an entry, far below COMMIT_BYTES."""
 
 BATCH_BYTES = 8 * 1024 * 1024
@@ -125,7 +125,7 @@ class Outbox:
         self.add_all([(subject, message, recipients)])
 
     def add_all(self, letters: Iterable[tuple[str, str, Sequence[str] | None]], most: int = WAITING_BYTES) -> None:
-        """Queue the mails, those first that come first, as long as all that wait keep to their bounds, and these to `most` bytes."""
+        """Queue the mails, those first that come first, while all that wait keep to their bounds, and these to `most` bytes."""
         room = min(most, WAITING_BYTES - sum(_size(row) for row in self._rows.values()))
         for subject, message, recipients in letters:
             if not recipients:
