@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import queue
+import smtplib
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 from luigi import notifications
 
 from luigi_spanner.calls import CallError
+from luigi_spanner.graph import outbox as outboxes
 from luigi_spanner.graph import surroundings
 from luigi_spanner.graph.outbox import Mail, Outbox, Outcome
 from luigi_spanner.wordless import without_words
@@ -28,7 +30,12 @@ PATIENCE_SECONDS = 1.0
 """How long at least others leave a mail to the replica that has queued it. It sends at once, if it lives."""
 
 ERROR_CHARS = 500
-"""How much of a mail server's answer is kept."""
+"""How much is kept of why a mail was not sent."""
+
+NO_ANSWER = "no answer"
+
+MOST_GIVEN_UP = 3
+"""From how many threads on that hang in a send this replica leaves mail to others."""
 
 
 class Undeliverable(Exception):
@@ -36,16 +43,29 @@ class Undeliverable(Exception):
 
 
 class MailThread:
-    """Sends mail as Luigi's configuration says, on a thread that does not keep the process from ending."""
+    """Sends mail as Luigi's configuration says, on a thread that does not keep the process from ending. One that hangs is
+    given up for a new one."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._queue: _Queue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._given_up: list[threading.Thread] = []
+        self._told = False
+
+    def is_able(self) -> bool:
+        """Whether mail can be sent here: not while too many threads hang."""
+        self._given_up = [thread for thread in self._given_up if thread.is_alive()]
+        able = len(self._given_up) < MOST_GIVEN_UP
+        if not able and not self._told:
+            logger.error("Mail is left to other replicas: %d threads here hang sending mail; restart this one", MOST_GIVEN_UP)
+        self._told = not able
+        return able
 
     async def send(self, mail: Mail) -> None:
-        """Returns once the mail server has taken it. Raises Undeliverable."""
+        """Returns once the mail server has taken it. Raises Undeliverable, also if there is no answer while a claim lasts."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="mail", daemon=True)
+            self._queue = queue.SimpleQueue()
+            self._thread = threading.Thread(target=_work, args=(self._queue,), name="mail", daemon=True)
             self._thread.start()
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[str | None] = loop.create_future()
@@ -56,13 +76,29 @@ class MailThread:
                 loop.call_soon_threadsafe(_resolve, answered, error)
 
         self._queue.put(run)
-        error = await answered
+        timer = loop.call_later(outboxes.LEASE_SECONDS, _resolve, answered, NO_ANSWER)
+        try:
+            error = await answered
+        finally:
+            timer.cancel()
+        if error == NO_ANSWER:
+            self._give_up(self._thread)
         if error is not None:
             raise Undeliverable(error)
 
-    def _work(self) -> None:
-        while True:
-            self._queue.get()()
+    def _give_up(self, thread: threading.Thread) -> None:
+        # Should it ever come back, it ends.
+        self._queue.put(None)
+        self._given_up.append(thread)
+        self._thread = None
+
+
+_Queue = queue.SimpleQueue["Callable[[], object] | None"]
+
+
+def _work(jobs: _Queue) -> None:
+    while (job := jobs.get()) is not None:
+        job()
 
 
 def _resolve(answered: asyncio.Future[str | None], error: str | None) -> None:
@@ -76,15 +112,28 @@ def _sent(mail: Mail) -> str | None:
         with surroundings.failing_loudly():
             notifications.send_email(mail.subject, mail.message, notifications.email().sender, list(mail.recipients))
     except Exception as error:  # A mail server, and whatever library asks it, may fail in any way.
-        return f"{type(error).__name__}: {error}"[:ERROR_CHARS]
+        return _kind(error)[:ERROR_CHARS]
     return None
+
+
+def _kind(error: Exception) -> str:
+    """What went wrong, in no words of others, which may quote the mail: the kind of it, and a mail server's code."""
+    codes: set[object] = set()
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        codes = {code for code, _ in error.recipients.values()}
+    elif isinstance(error, smtplib.SMTPResponseException):
+        codes = {error.smtp_code}
+    elif isinstance(error, OSError):
+        codes = {error.errno}
+    numbers = sorted(code for code in codes if isinstance(code, int))
+    return " ".join([type(error).__name__, *map(str, numbers)])
 
 
 class Postman:
     """Claims the mail that is due, one at a time, sends it, and says what has become of it.
 
     `call(rule, **arguments)` runs a rule of the outbox like any call, and gives its reply as JSON; `send(mail)` raises
-    Undeliverable; `dice()` gives a number from 0 to 1.
+    Undeliverable; `dice()` gives a number from 0 to 1; `is_able()` says whether this replica can send at all.
     """
 
     def __init__(
@@ -95,12 +144,14 @@ class Postman:
         call: Callable[..., Awaitable[bytes]],
         send: Callable[[Mail], Awaitable[None]],
         dice: Callable[[], float],
+        is_able: Callable[[], bool] = lambda: True,
     ) -> None:
         self._replica = replica
         self._outbox = outbox
         self._call = call
         self._send = send
         self._dice = dice
+        self._is_able = is_able
         self._patience = PATIENCE_SECONDS * (1 + 2 * dice())
         self._done: Outcome | None = None
         self._wanted = asyncio.Event()
@@ -155,7 +206,7 @@ class Postman:
 
     async def _send_what_is_due(self) -> None:
         # A replica in a terminal sends nothing, as Luigi would: its mail is left to others.
-        while not notifications._email_disabled_reason():
+        while not notifications._email_disabled_reason() and self._is_able():
             taken: Any = json.loads(await self._call(self._outbox.take_mail, replica=self._replica, done=self._done))
             self._done = None
             if taken is None:

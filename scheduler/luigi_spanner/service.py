@@ -162,12 +162,14 @@ class Service:
         self._graph._state.history.records = source is not None
         self._graph._state.history.keep = history_keep
         self._source = source
+        thread = MailThread()
         self._postman = Postman(
             replica=self._replica.name,
             outbox=self._graph.outbox,
             call=self._internal,
-            send=send or MailThread().send,
+            send=send or thread.send,
             dice=dice,
+            is_able=thread.is_able,
         )
         self._membership = Membership(
             replica=self._replica,

@@ -272,3 +272,36 @@ def test_a_task_is_shown_with_its_neighbours_and_without_secrets(world: World) -
     assert shown["dependents"]["unfinished"] == [{"task_id": "above", "status": "PENDING"}]
     assert shown["params"] == {"day": "1"}
     assert "secret" not in json.dumps(shown)
+
+
+def test_a_task_with_very_many_neighbours_is_shown_in_bounded_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(administration, "LOOKED_AT", 5)
+    add(world, "a", deps=[f"d{number}" for number in range(20)])
+    for number in range(20):
+        add(world, f"above{number}", deps=["a"])
+    looked_at: list[str] = []
+    get_task = world.graph._state.get_task
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            world.graph._state, "get_task", lambda *args, **kwargs: (looked_at.append(args[0]), get_task(*args, **kwargs))[1]
+        )
+        shown = ask(world, "show_task", task_id="a")
+    assert len(looked_at) < 15
+    for name, status in (("dependencies", "UNKNOWN"), ("dependents", "PENDING")):
+        assert (shown[name]["total"], shown[name]["by_status"]) == (20, {status: 5})
+
+
+def test_the_first_page_looks_at_no_more_than_it_may(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(administration, "LOOKED_AT", 5)
+    for number in range(20):
+        add(world, f"t{number}")
+    state, looked_at = world.graph._state, []
+
+    class Counted(type(state._tasks)):  # type: ignore[misc]
+        def values(self) -> Any:
+            return (looked_at.append(task) or task for task in super().values())
+
+    monkeypatch.setattr(state._tasks, "__class__", Counted)
+    page = ask(world, "find_tasks", search="nothing like it")
+    assert page["tasks"] == [] and page["next"] is not None
+    assert len(looked_at) == 6

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import smtplib
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from luigi import configuration
@@ -378,3 +381,55 @@ def test_stock_s_rules_are_unharmed_elsewhere(server: MailServer) -> None:
     server.answer("MAIL", "451 later")
     stock.add_task(worker="w", task_id="B", family="F", status="FAILED", expl='"it broke"')
     assert len(server.taken) == 1
+
+
+def test_a_send_that_hangs_ends_no_mail_here(options: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Luigi's `sendmail` and clients of mail services may wait for ever. A few threads are given up for it, no more."""
+    monkeypatch.setattr(mails, "MOST_GIVEN_UP", 2)
+    monkeypatch.setattr(outboxes, "LEASE_SECONDS", 0.1)
+    release, asked = threading.Event(), 0
+
+    def hang(*mail: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked != 2:
+            release.wait(20)
+
+    monkeypatch.setattr(mails.notifications, "send_email", hang)
+
+    async def scenario() -> None:
+        async with running(Gate(Database())) as service:
+            await fail(service, "A")
+            # The second thread sends.
+            await until(lambda: outbox(service).counts.failed == 1)
+            await until(lambda: outbox(service).counts.sent == 1)
+            await fail(service, "B")
+            await until(lambda: asked == 3)
+            await asyncio.sleep(1.0)
+            assert asked == 3 and len(outbox(service)) == 1
+            release.set()
+            await until(lambda: outbox(service).counts.sent == 2)
+
+    run(scenario)
+
+
+def test_nothing_is_kept_of_what_a_mail_library_says(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It may quote the mail, and with it a parameter that is hidden."""
+    refusals = [
+        (ValueError("secret in the mail"), "ValueError"),
+        (smtplib.SMTPDataError(554, b"secret in the mail"), "SMTPDataError 554"),
+        (smtplib.SMTPRecipientsRefused({"a": (550, b"secret"), "b": (450, b"secret")}), "SMTPRecipientsRefused 450 550"),
+        (ConnectionRefusedError(111, "secret"), "ConnectionRefusedError 111"),
+    ]
+    for error, told in refusals:
+        monkeypatch.setattr(mails.notifications, "send_email", mock.Mock(side_effect=error))
+        caplog.clear()
+
+        async def scenario(told: str = told) -> None:
+            async with running(Gate(Database())) as service:
+                await fail(service, "A")
+                await until(lambda: outbox(service).counts.failed == 1)
+                assert [row["error"] for row in service._graph._state.outbox.values()] == [told]
+
+        run(scenario)
+        assert told in caplog.text and "secret" not in caplog.text

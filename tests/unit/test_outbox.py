@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +17,12 @@ from luigi.batch_notifier import BatchNotifier
 from luigi_spanner.graph import notifier as notifiers
 from luigi_spanner.graph import outbox as outboxes
 from luigi_spanner.graph.graph import Graph
-from luigi_spanner.graph.outbox import GIVE_UP_SECONDS, LEASE_SECONDS, MESSAGE_CHARS, Mail, Outcome
+from luigi_spanner.graph.ledger import Sealed
+from luigi_spanner.graph.outbox import GIVE_UP_SECONDS, LEASE_SECONDS, MESSAGE_BYTES, Mail, Outcome
 from luigi_spanner.graph.tracker import Savepoint
+from luigi_spanner.journal import canonical
 from luigi_spanner.mail import LONGEST_RETRY_SECONDS, retry_delay
+from luigi_spanner.stores import COMMIT_BYTES
 
 
 class Clock:
@@ -228,14 +233,112 @@ def test_no_more_wait_than_are_allowed(
     assert "DISABLED C" in line
 
 
-def test_what_is_too_long_is_cut(clock: Clock, settings: Any) -> None:
+@pytest.mark.parametrize("letter", ["A", "\u00e4", "\u6f22", "\U0001f600", "\n", "\ud800"])
+def test_what_is_too_large_is_cut(clock: Clock, settings: Any, letter: str) -> None:
+    """Large is what its row is: a character may take twelve bytes there."""
     graph = graph_of(clock)
-    fail(graph, "A" * 2 * MESSAGE_CHARS)
+    graph.outbox.add("s" + letter * 2 * MESSAGE_BYTES, "A" + letter * 2 * MESSAGE_BYTES, ["ops@example.org"])
     (row,) = rows(graph)
-    assert len(row["subject"]) == outboxes.SUBJECT_CHARS
-    assert len(row["message"]) == MESSAGE_CHARS
-    assert row["message"].startswith("AAA")
-    assert re.search(rf" \.\.\. \(cut: {MESSAGE_CHARS} of 2000\d\d characters\)$", row["message"])
+    for name, most in (("subject", outboxes.SUBJECT_BYTES), ("message", MESSAGE_BYTES)):
+        assert len(canonical(row[name])) <= most
+        assert name == "subject" or len(canonical(row[name])) > most - 2 * outboxes.NOTE_BYTES
+    kept, whole = map(int, re.search(r" \.\.\. \(cut: (\d+) of (\d+) characters\)$", row["message"]).groups())  # type: ignore[union-attr]
+    assert whole >= 2 * MESSAGE_BYTES
+    assert row["message"].startswith(outboxes.mailable("A" + letter * 2 * MESSAGE_BYTES)[:kept] + " ...")
+
+
+def test_what_fits_is_whole(clock: Clock, settings: Any) -> None:
+    graph = graph_of(clock)
+    message = "A" * (MESSAGE_BYTES - len('""'))
+    graph.outbox.add("s", message, ["ops@example.org"])
+    graph.outbox.add("s", message + "A", ["ops@example.org"])
+    whole, cut = rows(graph)
+    assert whole["message"] == message
+    assert "(cut:" in cut["message"]
+
+
+def test_recipients_are_bounded_and_no_address_is_cut(clock: Clock, settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    graph = graph_of(clock)
+    graph.outbox.add("many", "m", [f"o{number}@example.org" for number in range(2 * outboxes.MOST_RECIPIENTS)])
+    graph.outbox.add("large", "m", ["\u00e4" * outboxes.RECIPIENTS_BYTES, "ops@example.org"])
+    graph.outbox.add("too large", "m", ["a" * outboxes.RECIPIENTS_BYTES])
+    many, large = rows(graph)
+    assert many["recipients"] == [f"o{number}@example.org" for number in range(outboxes.MOST_RECIPIENTS)]
+    assert large["recipients"] == ["ops@example.org"]
+    for effect in graph.tracker.settle():
+        effect.run()
+    assert (graph.outbox.counts.queued, graph.outbox.counts.refused) == (2, 1)
+    assert "to 100 of its 200 recipients" in caplog.text and "to 1 of its 2 recipients" in caplog.text
+
+
+def outbox_bytes(sealed: Sealed) -> int:
+    """What the outbox's rows take of an entry."""
+    records = json.loads(sealed.text)
+    return sum(len(canonical(record)) for record in records if record[0] == outboxes.OUTBOX)
+
+
+@pytest.mark.parametrize("letter", ["x", "\u6f22", "\x01"])
+def test_a_batch_of_any_size_can_be_committed(clock: Clock, settings: Any, letter: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Else no prune would ever succeed again: each one would try to send it."""
+    graph = graph_of(clock, batch_emails=True)
+    for number in range(2):
+        owners = [f"o{number}.{owner}@example.org" for owner in range(800)]
+        expl = json.dumps("\n".join(letter * 20_000 for _ in range(5)))
+        call(graph, "add_task", worker="w", task_id=f"t{number}", family="F", status="FAILED", expl=expl, owners=owners)
+    graph.ledger.seal()
+    clock.time += 3600
+    call(graph, "prune")
+    sealed = graph.ledger.seal()
+    assert outbox_bytes(sealed) <= 1.1 * outboxes.BATCH_BYTES < COMMIT_BYTES / 2
+    assert len(graph.outbox) > 40
+    # Whose receiver is configured is among those who are told.
+    assert ["ops@example.org"] in [row["recipients"] for row in rows(graph)]
+    assert not graph._state.emails
+    for effect in graph.tracker.settle():
+        effect.run()
+    # Of two tasks two failures each name 700 owners too many; 200 owners and the configured receiver are left.
+    assert graph.outbox.counts.queued + graph.outbox.counts.refused == 4 * 700 + 201
+    assert "Mail is not sent" in caplog.text
+    call(graph, "prune")
+    # There is room for others.
+    before = len(graph.outbox)
+    graph.outbox.add("s", "m" * MESSAGE_BYTES, ["ops@example.org"])
+    assert len(graph.outbox) == before + 1
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e4", "\u6f22", "x\U0001f600xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"])
+def test_all_that_waits_is_bounded(clock: Clock, settings: Any, letter: str) -> None:
+    """In memory and as JSON, also if one call queues all of it: a character that is not ASCII may widen all others."""
+    graph = graph_of(clock)
+    for _ in range(200):
+        recipients = [f"{letter[0] * 20}{owner}@example.org" for owner in range(outboxes.MOST_RECIPIENTS)]
+        graph.outbox.add(letter[:9] * 1000, (letter * MESSAGE_BYTES)[:MESSAGE_BYTES], recipients)
+    sealed = graph.ledger.seal()
+    assert outbox_bytes(sealed) <= 1.1 * outboxes.WAITING_BYTES < COMMIT_BYTES / 2
+    held = sum(sys.getsizeof(text) for row in rows(graph) for text in (row["subject"], row["message"], *row["recipients"]))
+    assert max(held, outbox_bytes(sealed)) > outboxes.WAITING_BYTES / 2
+    assert held <= outboxes.WAITING_BYTES < 16 * 1024 * 1024
+    # What is sent makes room.
+    first = take(graph, "a")
+    assert first is not None
+    take(graph, "a", sent(first))
+    waiting = len(graph.outbox)
+    graph.outbox.add("s", "small", ["ops@example.org"])
+    assert len(graph.outbox) == waiting + 1
+
+
+def test_large_failures_are_mailed_early(clock: Clock, settings: Any) -> None:
+    """All replicas hold what waits for its batch."""
+    graph = graph_of(clock, batch_emails=True, retry_count=1000)
+    held = 0
+    for number in range(130):
+        fail(graph, "A", owners=["me@example.org"])
+        call(graph, "add_task", worker="w", task_id="A", family="F")
+        call(graph, "add_task", worker="w", task_id="A", family="F", status="FAILED", expl=json.dumps(f"{number}" + "x" * 10**6))
+        held = max(held, sum(row["size"] for row in graph._state.emails.values()))
+        call(graph, "prune")
+    assert notifiers.FAILURES_BYTES / 2 < held < 2 * notifiers.FAILURES_BYTES
+    assert len(graph.outbox) >= 2
 
 
 def test_any_name_can_be_mailed(clock: Clock, settings: Any) -> None:

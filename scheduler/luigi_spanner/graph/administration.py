@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from itertools import islice
 from typing import Any
 
@@ -37,7 +37,7 @@ PAGE = 1000
 """Most tasks that one `find_tasks` shows, some 10 ms of work."""
 
 NAMED = 100
-"""Most neighbours that `show_task` names; it counts all of them."""
+"""Most neighbours that `show_task` names. It says how many there are, and looks at the status of LOOKED_AT at most."""
 
 
 class Administration(luigi_scheduler.Scheduler):
@@ -129,7 +129,9 @@ class Administration(luigi_scheduler.Scheduler):
         `worker` runs them or may run them, `search` holds words that all stand in what they are called. `next` is where the page
         after this one begins, to be given as `after`; None at the end. A page may be short, or empty, and not the last.
         """
-        tasks = list((self._state._status_tasks[status] if status else self._state._tasks).values())
+        listed = self._state._status_tasks[status] if status else self._state._tasks
+        # One more than are looked at tells whether there are more.
+        tasks = list(islice(listed.values(), LOOKED_AT + 1) if after is None else listed.values())
 
         def rank(task: Task) -> int:
             return task.status_ordinal if status else task.ordinal
@@ -171,12 +173,12 @@ class Administration(luigi_scheduler.Scheduler):
             "dependents": self._neighbours(self._state.index.dependents.get(task.id, ())),
         }
 
-    def _neighbours(self, task_ids: Iterable[str]) -> dict[str, Any]:
-        """How many there are in which status, and the first that are not done."""
-        statuses = {task_id: _status(self._state.get_task(task_id)) or UNKNOWN for task_id in sorted(task_ids)}
+    def _neighbours(self, task_ids: Collection[str]) -> dict[str, Any]:
+        """How many there are, in which status those that were looked at are, and the first of them that are not done."""
+        statuses = {task_id: _status(self._state.get_task(task_id)) or UNKNOWN for task_id in sorted(islice(task_ids, LOOKED_AT))}
         unfinished = (task_id for task_id, status in statuses.items() if status != DONE)
         return {
-            "total": len(statuses),
+            "total": len(task_ids),
             "by_status": dict(Counter(statuses.values())),
             "unfinished": [{"task_id": task_id, "status": statuses[task_id]} for task_id in islice(unfinished, NAMED)],
         }

@@ -8,8 +8,11 @@ expires, and the mail is sent again: at least once.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +21,7 @@ from luigi import notifications
 
 from luigi_spanner.graph.containers import Table
 from luigi_spanner.graph.tracker import Tracker
-from luigi_spanner.journal import Key
+from luigi_spanner.journal import Key, canonical
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +38,25 @@ LATEST_SECONDS = 7200.0
 """Twice the longest time between two tries. What is due later was put off by a clock that was ahead."""
 
 MOST_WAITING = 1000
-"""Most mails that wait. With MESSAGE_CHARS it bounds what a mail server that is away costs each replica's memory."""
+WAITING_BYTES = 12 * 1024 * 1024
+"""Most mails that wait, and most that they take in all. A mail counts with what it takes in memory, or as JSON if that is more:
+so this bounds what a mail server that is away costs each replica, and what a call can add to an entry, far below COMMIT_BYTES."""
 
-SUBJECT_CHARS = 500
-MESSAGE_CHARS = 100_000
-"""Longest subject and message, in characters; what is longer is cut, and says so."""
+BATCH_BYTES = 8 * 1024 * 1024
+"""Most of WAITING_BYTES that the mails of one batch take: it leaves room for others."""
+
+SUBJECT_BYTES = 1000
+MESSAGE_BYTES = 100_000
+"""Largest subject and message as JSON, in which a character that is not ASCII takes six bytes; what is larger is cut, and says
+so."""
+
+MOST_RECIPIENTS = 100
+RECIPIENTS_BYTES = 10_000
+"""Most recipients of one mail, and their size in all. What is beyond is left out, and the log says so: half an address would be
+somebody else's."""
+
+NOTE_BYTES = 64
+"""Room for what a text that was cut says of that."""
 
 TOLD_EACH = 100
 """Of mails that the full outbox does not take, the log has one line for so many."""
@@ -105,29 +122,57 @@ class Outbox:
 
     def add(self, subject: str, message: str, recipients: Sequence[str] | None) -> None:
         """Queue a mail. As in Luigi there is none without recipients, nor where its configuration or a terminal forbids mail."""
-        if not recipients:
-            return
-        reason = self._asked(notifications._email_disabled_reason)
-        if reason:
-            self._tracker.defer(partial(logger.info, "Not sending email to %r because %s", recipients, reason))
-        elif len(self._rows) >= MOST_WAITING:
-            self._tracker.defer(partial(self._refuse, subject))
-        else:
-            now = self.now()
-            self._rows.put(
-                (self._tracker.ordinal(),),
-                {
-                    "subject": _cut(" ".join(mailable(subject).splitlines()), SUBJECT_CHARS),
-                    "message": _cut(mailable(message), MESSAGE_CHARS),
-                    "recipients": [mailable(recipient) for recipient in recipients],
-                    "queued_at": now,
-                    "due_at": now,
-                    "tries": 0,
-                    "by": None,
-                    "error": None,
-                },
-            )
-            self._tracker.defer(self._tell)
+        self.add_all([(subject, message, recipients)])
+
+    def add_all(self, letters: Iterable[tuple[str, str, Sequence[str] | None]], most: int = WAITING_BYTES) -> None:
+        """Queue the mails, those first that come first, while all that wait keep to their bounds, and these to `most` bytes."""
+        room = min(most, WAITING_BYTES - sum(_size(row) for row in self._rows.values()))
+        for subject, message, recipients in letters:
+            if not recipients:
+                continue
+            reason = self._asked(notifications._email_disabled_reason)
+            if reason:
+                self._tracker.defer(partial(logger.info, "Not sending email to %r because %s", recipients, reason))
+            else:
+                room -= self._queue(subject, message, recipients, room)
+
+    def _queue(self, subject: str, message: str, recipients: Sequence[str], room: int) -> int:
+        """Write the row of a mail if it takes no more than `room` bytes; how many it takes."""
+        if room <= 0 or len(self._rows) >= MOST_WAITING:
+            self.refuse(cut(mailable(subject), SUBJECT_BYTES))
+            return 0
+        now = self.now()
+        row: dict[str, Any] = {
+            "subject": cut(" ".join(mailable(subject).splitlines()), SUBJECT_BYTES),
+            "message": cut(mailable(message), MESSAGE_BYTES),
+            "recipients": self._fitting(recipients),
+            "queued_at": now,
+            "due_at": now,
+            "tries": 0,
+            "by": None,
+            "error": None,
+        }
+        row["size"] = _size(row)
+        if not row["recipients"] or row["size"] > room:
+            self.refuse(row["subject"])
+            return 0
+        self._rows.put((self._tracker.ordinal(),), row)
+        self._tracker.defer(self._tell)
+        return int(row["size"])
+
+    def _fitting(self, recipients: Sequence[str]) -> list[str]:
+        """Those recipients that a mail can have."""
+        room = RECIPIENTS_BYTES
+        kept: list[str] = []
+        for recipient in map(mailable, recipients):
+            size = _json_bytes(recipient)
+            if size <= room and len(kept) < MOST_RECIPIENTS:
+                room -= size
+                kept.append(recipient)
+        if len(kept) < len(recipients):
+            message = "A mail goes to %d of its %d recipients only: more than %d, or than %d bytes of them, are too many"
+            self._tracker.defer(partial(logger.warning, message, len(kept), len(recipients), MOST_RECIPIENTS, RECIPIENTS_BYTES))
+        return kept
 
     def _asked(self, question: Callable[..., Any], *arguments: Any) -> Any:
         """What Luigi's configuration says. One that it cannot read must not fail the call."""
@@ -141,14 +186,17 @@ class Outbox:
         self.counts.queued += 1
         self.wake()
 
-    def _refuse(self, subject: str) -> None:
-        if self.counts.refused % TOLD_EACH == 0:
-            logger.warning(
-                "Mail is not sent: %d mails wait already and no more than that are kept; the first that is left out is %r",
-                MOST_WAITING,
-                subject[:SUBJECT_CHARS],
-            )
-        self.counts.refused += 1
+    def refuse(self, subject: str, count: int = 1) -> None:
+        """So many mails are left out, the first of which has this subject; undone with the call."""
+        self._tracker.defer(partial(self._refuse, subject, count))
+
+    def _refuse(self, subject: str, count: int) -> None:
+        # How many have a line so far, and how many shall: the first, and then each so manyth.
+        lines, wanted = (-(-refused // TOLD_EACH) for refused in (self.counts.refused, self.counts.refused + count))
+        if lines < wanted:
+            message = "Mail is not sent: %d mails wait already, and no more than that or than %d bytes are kept; left out is %r"
+            logger.warning(message, len(self._rows), WAITING_BYTES, subject)
+        self.counts.refused += count
 
     # What replicas say about it; run like any call
 
@@ -223,8 +271,36 @@ def _left(row: dict[str, Any], now: float) -> float:
     return left if left <= LATEST_SECONDS else 0.0
 
 
-def _cut(text: str, length: int) -> str:
-    if len(text) <= length:
+def _size(row: dict[str, Any]) -> int:
+    """Bytes that count for a mail: of its texts in memory, or as JSON if that is more."""
+    known: int | None = row.get("size")
+    if known is not None:
+        return known
+    return sum(max(sys.getsizeof(text), _json_bytes(text)) for text in (row["subject"], row["message"], *row["recipients"]))
+
+
+def _json_bytes(text: str) -> int:
+    return len(canonical(text))
+
+
+def cut(text: str, most: int) -> str:
+    """`text`, or as much of its beginning as takes `most` bytes as JSON together with a note that it was cut."""
+    # No character takes less than a byte.
+    encoded = canonical(text[:most])
+    if len(text) <= most and len(encoded) <= most:
         return text
-    note = f" ... (cut: {length} of {len(text)} characters)"
-    return text[: length - len(note)] + note
+    kept = _whole(encoded[1 : most - NOTE_BYTES])
+    return f"{text[:kept]} ... (cut: {kept} of {len(text)} characters)"
+
+
+def _whole(encoded: str) -> int:
+    """How many characters are whole in the beginning of a JSON text. The longest escape is of two halves, twelve bytes."""
+    for missing in range(12):
+        with suppress(ValueError):
+            text: str = json.loads(f'"{encoded[: len(encoded) - missing]}"')
+            return len(text) - _is_half(text[-1:])
+    return 0
+
+
+def _is_half(letter: str) -> bool:
+    return "\ud800" <= letter <= "\udfff"
