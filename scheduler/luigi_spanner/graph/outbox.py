@@ -194,7 +194,7 @@ class Outbox:
         # How many have a line so far, and how many shall: the first, and then each so manyth.
         lines, wanted = (-(-refused // TOLD_EACH) for refused in (self.counts.refused, self.counts.refused + count))
         if lines < wanted:
-            message = "Mail is not sent: %d mails wait, more than %d or %d bytes may not, nor may a batch be too large; left out is %r"
+            message = "Mail is not sent: %d mails wait, of at most %d and %d bytes, or a batch is too large; left out is %r"
             logger.warning(message, len(self._rows), MOST_WAITING, WAITING_BYTES, subject)
         self.counts.refused += count
 
