@@ -229,7 +229,7 @@ def test_no_more_wait_than_are_allowed(
     for effect in graph.tracker.settle():
         effect.run()
     assert (graph.outbox.counts.queued, graph.outbox.counts.refused) == (2, 2)
-    (line,) = [record.getMessage() for record in caplog.records if "no more than that" in record.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "Mail is not sent" in record.getMessage()]
     assert "DISABLED C" in line
 
 

@@ -194,8 +194,8 @@ class Outbox:
         # How many have a line so far, and how many shall: the first, and then each so manyth.
         lines, wanted = (-(-refused // TOLD_EACH) for refused in (self.counts.refused, self.counts.refused + count))
         if lines < wanted:
-            message = "Mail is not sent: %d mails wait already, and no more than that or than %d bytes are kept; left out is %r"
-            logger.warning(message, len(self._rows), WAITING_BYTES, subject)
+            message = "Mail is not sent: %d mails wait, of at most %d and %d bytes, or a batch is too large; left out is %r"
+            logger.warning(message, len(self._rows), MOST_WAITING, WAITING_BYTES, subject)
         self.counts.refused += count
 
     # What replicas say about it; run like any call
