@@ -16,7 +16,8 @@ SMOOTHING = 0.1
 class Offset:
     """How far the replica's clock is behind the store's commit timestamps, in seconds.
 
-    Beyond `bound` the rules' clock is corrected by it; below, clocks are as good as machines keep them.
+    Beyond `bound` the rules' clock is corrected by it; below, clocks are as good as machines keep them. `known`: a commit has told
+    it, or that the store keeps no time.
     """
 
     def __init__(self, clock: Callable[[], float], bound: float) -> None:
@@ -25,9 +26,11 @@ class Offset:
         self._warned = False
         self.seconds = 0.0
         self._measured = False
+        self.known = False
 
     def measure(self, at: float | None, sent: float, received: float) -> None:
         """A commit sent and answered at these times by our clock happened at `at` by the store's; None: it keeps no time."""
+        self.known = True
         if at is None:
             return
         if not self._measured and isinstance(self._clock, SteadyClock):

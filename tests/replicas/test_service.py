@@ -17,7 +17,7 @@ from luigi_spanner import service as services
 from luigi_spanner.calls import Call, RuleFailed, StoreDown, UnknownMethod
 from luigi_spanner.journal import Entry, Row, decode
 from luigi_spanner.service import Service
-from luigi_spanner.stores import Closed, InvalidStore, Outcome, Snapshot, Unavailable, Unknown
+from luigi_spanner.stores import Closed, Committed, InvalidStore, Outcome, Snapshot, Unavailable, Unknown
 from luigi_spanner.stores.memory import Database, MemoryStore
 
 
@@ -226,6 +226,25 @@ def test_a_message_reaches_its_worker_once_through_any_replica() -> None:
                 for message in (await ask(service, "ping", worker="w"))["rpc_messages"]
             ]
             assert [message["name"] for message in messages] == ["set_worker_processes"]
+
+    run(scenario)
+
+
+class ForgetfulClockStore(Gate):
+    """Tells the time of commits; the reply to the first is lost after it has landed."""
+
+    async def commit(self, seq: int, entry: Entry, rows: Sequence[Row]) -> Outcome:
+        outcome = await super().commit(seq, entry, rows)
+        if self.commits == 1:
+            return Unknown(reason="the reply is lost")
+        return Committed(at=1000.0) if isinstance(outcome, Committed) else outcome
+
+
+def test_a_replica_knows_the_time_before_it_serves() -> None:
+    async def scenario() -> None:
+        clock = itertools.count(1090.0, 0.001)
+        async with running(ForgetfulClockStore(Database()), clock=lambda: next(clock)) as service:
+            assert service._replica.offset.seconds == pytest.approx(-90, abs=1)
 
     run(scenario)
 
