@@ -58,8 +58,8 @@ class Membership:
         await self._bury_predecessors()
         await self._join()
         while not self._replica.offset.known:
-            # The journal told that it has joined, not the commit, whose reply was lost: by a clock that may be wrong nobody may be
-            # declared dead.
+            # The journal told that it has joined, not the commit, whose reply was lost. By a clock that may be wrong nobody may
+            # be declared dead.
             await self._call(self._graph.beat, hold=JOIN_HOLD, replica=self._replica.name)
 
     async def stay(self) -> None:

@@ -16,8 +16,8 @@ SMOOTHING = 0.1
 class Offset:
     """How far the replica's clock is behind the store's commit timestamps, in seconds.
 
-    Beyond `bound` the rules' clock is corrected by it; below, clocks are as good as machines keep them. `known`: a commit has told
-    it, or that the store keeps no time.
+    Beyond `bound` the rules' clock is corrected by it; below, clocks are as good as machines keep them. `known`: a commit has
+    told it, or that the store keeps no time.
     """
 
     def __init__(self, clock: Callable[[], float], bound: float) -> None:
