@@ -212,12 +212,13 @@ def main() -> int:
     except TimedOut as error:
         print(f"{error}\nlogs are kept in {directory}")
         return 1
+    for violation in outcome.verdict.violations:
+        print(violation, flush=True)
     if options.report is not None:
+        # After the verdict: a report that cannot be drawn must not hide it.
         import chaosreport
 
-        print(f"report in {chaosreport.write(outcome, options.report, {**SETTINGS, **rules(outcome.tempo)})}")
-    for violation in outcome.verdict.violations:
-        print(violation)
+        print(f"report in {chaosreport.write(outcome, options.report, {**SETTINGS, **rules(outcome.tempo)})}", flush=True)
     if outcome.verdict.violations:
         print(f"{len(outcome.verdict.violations)} promises were broken; logs are kept in {directory}")
         return 1
