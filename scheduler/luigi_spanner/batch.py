@@ -71,6 +71,11 @@ class Waiting:
     def dropped(self) -> bool:
         return self.given_up or self.call.abandoned
 
+    def drop(self) -> None:
+        """Answer a call that nobody waits for."""
+        self.error = StoreDown("the caller has gone")
+        self.answer()
+
     def answer(self) -> None:
         if self.done:
             return
@@ -113,8 +118,7 @@ def run(graph: Graph, batch: Iterable[Waiting], seq: int) -> Ran:
     calls = iter(batch)
     for waiting in calls:
         if waiting.dropped:
-            waiting.error = StoreDown("the caller has gone")
-            waiting.answer()
+            waiting.drop()
             continue
         savepoint = graph.tracker.savepoint()
         sealed = _run_one(graph, waiting)

@@ -168,8 +168,11 @@ class Replica:
         self._wake.set()
 
     def _gather(self, batch: list[Waiting]) -> list[Waiting]:
-        """The batch with those who have come meanwhile."""
-        batch.extend(self._queue.popleft() for _ in range(min(len(self._queue), batches.BATCH_CALLS - len(batch))))
+        """The batch with those who have come meanwhile. After an outage many have gone again: they cost nobody a look at the
+        journal, else those who are there would wait for them until they go, too."""
+        while self._queue and len(batch) < batches.BATCH_CALLS:
+            waiting = self._queue.popleft()
+            waiting.drop() if waiting.dropped else batch.append(waiting)
         return batch
 
     async def settle(self, batch: list[Waiting], *, alone: bool = False) -> None:

@@ -10,9 +10,9 @@ from faults import Fault, FaultyStore, lost_reply, lost_request, own_conflict
 from worlds import Clock, World, drive, normal, picture
 
 from luigi_spanner import verify
-from luigi_spanner.batch import LATE_ENTRIES, RIDE_ALONG, Load, Ran, Waiting
+from luigi_spanner.batch import BATCH_CALLS, LATE_ENTRIES, RIDE_ALONG, Load, Ran, Waiting
 from luigi_spanner.calls import RuleFailed, StoreDown, TooLarge
-from luigi_spanner.journal import Entry, decode
+from luigi_spanner.journal import ENCODING_VERSION, Entry, decode
 from luigi_spanner.stores import COMMIT_ROWS, Committed, Refused
 from luigi_spanner.stores.memory import Database, MemoryStore
 
@@ -280,10 +280,24 @@ def test_a_digest_that_does_not_fit_stops_the_replica(world: World, database: Da
     assert "digest" in caplog.text
 
 
+def test_calls_whose_callers_have_gone_are_in_no_batch(world: World) -> None:
+    """Else each batch of them would cost a look at the journal, for which those wait that are there."""
+    gone = [world.waiting("get_work", worker=f"w{number}") for number in range(BATCH_CALLS + 5)]
+    for waiting in gone:
+        waiting.given_up = True
+        world.replica.submit(waiting)
+    there = world.waiting("is_paused")
+    world.replica.submit(there)
+    assert world.replica._gather([]) == [there]
+    assert world.replica.queued == 0
+    assert all(isinstance(waiting.error, StoreDown) and waiting.done for waiting in gone)
+    assert not there.done
+
+
 def test_an_entry_of_a_later_encoding_stops_the_replica(world: World, database: Database) -> None:
     rival = other(database)
     draft = rival.replica._draft(Ran(), Load.IDLE, "id")
-    later = Entry(**{**{name: getattr(draft.entry, name) for name in Entry.__slots__}, "version": 2})
+    later = Entry(**{**{name: getattr(draft.entry, name) for name in Entry.__slots__}, "version": ENCODING_VERSION + 1})
     assert isinstance(drive(rival.replica._store.commit(1, later, [])), Committed)
     with pytest.raises(StoreDown, match="upgrade"):
         world.call("is_paused")
