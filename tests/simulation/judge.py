@@ -216,6 +216,7 @@ class Judge:
         except Exception:  # A rule may raise anything: ours must raise too.
             expected = None
             self._witness.take()
+            self._changes.clear()  # of the last call that was played again
             self._mails.clear()
         else:
             effects = list(map(repr, self._witness.take()))
