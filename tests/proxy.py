@@ -152,6 +152,8 @@ class Proxy:
         task = self._loop.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Also where it was called off before its first step.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         name, _, port = self._target.rpartition(":")
@@ -160,9 +162,6 @@ class Proxy:
         except OSError:
             client.transport.abort()
             return
-        except asyncio.CancelledError:
-            client.transport.abort()
-            raise
         link = _Link(client=client, server=server)
         self._links.add(link)
         try:
