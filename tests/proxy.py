@@ -6,6 +6,7 @@ It runs on a thread and a loop of its own, so that the code under test may be sy
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -52,7 +53,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._links: set[_Link] = set()
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
@@ -105,8 +106,11 @@ class Proxy:
 
     async def _listen(self) -> None:
         port = int(self.host.rpartition(":")[2] or 0)
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", port)
-        self.host = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._listening = socket.create_server(("127.0.0.1", port))
+        self._listening.setblocking(False)
+        self.host = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        # Not asyncio's server: closed in the round in which it accepts, it loses the connection.
+        self._loop.add_reader(self._listening, self._accept, self._listening)
 
     async def _heal(self) -> None:
         self._delay = 0.0
@@ -114,7 +118,7 @@ class Proxy:
         for link in [link for link in self._links if link.holed]:
             link.abort()
         self._flowing.set()
-        if self._server is None:
+        if self._listening is None:
             await self._listen()
 
     async def _stall(self) -> None:
@@ -128,38 +132,40 @@ class Proxy:
             link.holed = link.stranded = True
 
     async def _cut(self) -> None:
-        for link in list(self._links):
-            link.abort()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _refuse(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
         await self._cut()
 
     async def _close(self) -> None:
         await self._refuse()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         # Transports that were aborted close in the loop's next round.
         await asyncio.sleep(0.01)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._server is None:  # it was accepted just before nobody was welcome any more
-            writer.transport.abort()
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            connection, _ = listening.accept()
+        except OSError:  # it was reset before it was accepted
             return
-        task = self._loop.create_task(self._serve(reader, writer))
+        task = self._loop.create_task(self._serve(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # Also where it was called off before its first step.
-        task.add_done_callback(lambda _: writer.transport.abort())
+        task.add_done_callback(lambda _: connection.close())
 
-    async def _serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    async def _serve(self, connection: socket.socket) -> None:
         name, _, port = self._target.rpartition(":")
+        client_reader, client = await asyncio.open_connection(sock=connection)
         try:
             server_reader, server = await asyncio.open_connection(name, int(port))
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             client.transport.abort()
             return
         link = _Link(client=client, server=server)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
 import threading
 from collections.abc import Iterator
@@ -103,3 +105,27 @@ def test_leaving_the_block_ends_stalled_connections(listener: socket.socket) -> 
     with client, server:
         assert is_over(client)
     assert threading.active_count() == before
+
+
+def test_a_connection_that_comes_as_nobody_is_welcome_any_more_is_closed(proxy: Proxy) -> None:
+    """Both are known to the proxy in the same round of its loop. What is left open, the collector complains of."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        busy.set()
+        go_on.wait(PATIENCE)
+
+    held = asyncio.run_coroutine_threadsafe(hold(), proxy._loop)
+    assert busy.wait(PATIENCE)
+    name, _, port = proxy.host.rpartition(":")
+    with closing(socket.create_connection((name, int(port)), timeout=PATIENCE)) as client:
+        refusing = threading.Thread(target=proxy.refuse)
+        refusing.start()
+        while not proxy._loop._ready:  # the switch has been asked for
+            pass
+        go_on.set()
+        held.result(PATIENCE)
+        refusing.join(PATIENCE)
+        assert is_over(client)
+    proxy.heal()
+    gc.collect()
