@@ -60,11 +60,14 @@ class Membership:
         while not self._replica.offset.known:
             # The journal told that it has joined, not the commit, whose reply was lost. By a clock that may be wrong nobody may
             # be declared dead.
-            await self._call(self._graph.beat, hold=JOIN_HOLD, replica=self._replica.name)
+            if self._is_present():
+                await self._call(self._graph.beat, hold=JOIN_HOLD, replica=self._replica.name)
+            else:  # others have taken it for gone meanwhile
+                await self._join()
 
     async def stay(self) -> None:
         """Say that the replica is there, if that is due. Raises CallError."""
-        if not self._graph.is_present(self._replica.name):
+        if not self._is_present():
             # We were silent for so long that others took us for gone: our rules may no longer be those of the namespace.
             await self._join()
         now = self._clock()
@@ -76,6 +79,9 @@ class Membership:
         """Leave, if the store lets us."""
         with suppress(CallError):
             await self._call(self._graph.leave, replica=self._replica.name)
+
+    def _is_present(self) -> bool:
+        return self._graph.is_present(self._replica.name)
 
     async def _join(self) -> None:
         """A replica that finds others with other rules comes to its end."""

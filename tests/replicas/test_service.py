@@ -249,6 +249,34 @@ def test_a_replica_knows_the_time_before_it_serves() -> None:
     run(scenario)
 
 
+class ForgottenReplicaStore(ForgetfulClockStore):
+    """Before the second commit another replica takes the one that makes it for gone."""
+
+    def __init__(self, database: Database, other: Service) -> None:
+        super().__init__(database)
+        self.other = other
+
+    async def commit(self, seq: int, entry: Entry, rows: Sequence[Row]) -> Outcome:
+        if self.commits == 1:
+            await self.other._internal(self.other._graph.leave, replica=entry.replica)
+        return await super().commit(seq, entry, rows)
+
+
+def test_a_replica_that_is_taken_for_gone_before_it_knows_the_time_enters_again() -> None:
+    """Simulation, seed 400259: it said without end that it was there, which changed nothing, and so never told it the time."""
+
+    async def scenario() -> None:
+        database, clock = Database(), itertools.count(1090.0, 0.001)
+        async with (
+            running(Gate(database), clock=lambda: 1000.0) as other,
+            running(ForgottenReplicaStore(database, other), clock=lambda: next(clock)) as service,
+        ):
+            assert service._replica.offset.seconds == pytest.approx(-90, abs=1)
+            assert service._graph.is_present(service._replica.name)
+
+    run(scenario)
+
+
 def test_one_replica_prunes_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chores, "TICK_SECONDS", 0.01)
 
