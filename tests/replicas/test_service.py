@@ -262,8 +262,11 @@ class ForgottenReplicaStore(ForgetfulClockStore):
         return await super().commit(seq, entry, rows)
 
 
-def test_a_replica_that_is_taken_for_gone_before_it_knows_the_time_enters_again() -> None:
+def test_a_replica_that_is_taken_for_gone_before_it_knows_the_time_enters_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulation, seed 400259: it said without end that it was there, which changed nothing, and so never told it the time."""
+    processes = itertools.count()
+    monkeypatch.setattr(membership, "process_id", lambda: f"machine/{next(processes)}")
+    monkeypatch.setattr(membership, "is_alive", lambda pid: True)
 
     async def scenario() -> None:
         database, clock = Database(), itertools.count(1090.0, 0.001)
