@@ -155,6 +155,7 @@ def _befall(cluster: Cluster, clients: Clients, fault: Fault) -> None:
 def _calm(cluster: Cluster) -> None:
     """From now on nothing fails."""
     cluster.tell("", "faults are over")
+    cluster.calm = True
     for slot in cluster.slots:
         slot.armed.clear()
         slot.windows.clear()
