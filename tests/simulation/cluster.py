@@ -274,8 +274,8 @@ class Cluster:
             self.fail(Violation("x", f"{process.name} raises {task.exception()!r}"))
 
     def crash(self, slot: Slot, seconds: float) -> None:
-        """kill -9; the process starts again after `seconds`. Not once faults are over, though a commit of before may ask for it."""
-        if slot.node is not None and not self.calm:
+        """kill -9; the process starts again after `seconds`."""
+        if slot.node is not None:
             self.tell(slot.node.name, "is dead")
             slot.node.dead = True
             slot.node = None
@@ -292,7 +292,7 @@ class Cluster:
     def freeze(self, slot: Slot, seconds: float) -> None:
         """SIGSTOP, and after `seconds` SIGCONT."""
         node = slot.node
-        if node is not None and not node.frozen and not self.calm:
+        if node is not None and not node.frozen:
             self.tell(node.name, f"freezes for {seconds} s")
             node.frozen = True
             self.loop.later(seconds, self.thaw, node)

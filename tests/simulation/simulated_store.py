@@ -137,6 +137,8 @@ class SimulatedStore:
                 outcome = Conflict()
             elif self._plan.timed:
                 outcome = Committed(at=self._cluster.true_time())
+        if self._cluster.calm:
+            return outcome
         if kind == "crash after commit":
             self._cluster.crash(self._slot, seconds)
         elif kind == "frozen after commit":
