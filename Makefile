@@ -98,6 +98,14 @@ bench: venv  ## Stock luigid and ours side by side; SUITE=quick|full ONLY= REPEA
 dashboard: venv  ## Write examples/monitoring/dashboard.json from dashboard.py (Python 3.11 or newer)
 	$(BIN)/python examples/monitoring/dashboard.py > examples/monitoring/dashboard.json
 
+chart: venv  ## The Helm chart and the image: lint, objects, schemas, and what the chart runs
+	@.ci/tools helm crds prometheus
+	$(PYTEST) tests/chart $(wildcard tests/image)
+
+chart-docs: venv  ## Write what values.yaml says into the chart's schema and README, and copy alerts and dashboard
+	cp examples/monitoring/alerts.yaml examples/monitoring/dashboard.json helm/luigi-spanner/files/
+	$(BIN)/python helm/describe.py
+
 dist: venv  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m pip install --quiet "build>=1.2,<2"
 	rm -rf build dist
@@ -107,4 +115,4 @@ clean:  ## Remove everything that these tasks made
 	rm -rf $(VENV) .venvs .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
 	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos fuzz lint format types matrix lock bench dashboard dist clean
+.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos fuzz lint format types matrix lock bench dashboard chart chart-docs dist clean

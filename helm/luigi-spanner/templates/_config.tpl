@@ -1,0 +1,13 @@
+{{/* luigi.cfg from `luigiConfig`. A text of several lines goes on in lines that begin with blanks. */}}
+{{- define "luigi-spanner.luigiCfg" -}}
+{{- range $section, $keys := .Values.luigiConfig }}
+{{- if $keys }}
+[{{ $section }}]
+{{- range $key, $value := $keys }}
+{{- if not (kindIs "invalid" $value) }}
+{{ $key }} = {{ include "luigi-spanner.text" $value | trim | replace "\n" "\n    " }}
+{{- end }}
+{{- end }}
+{{ end }}
+{{- end }}
+{{- end }}

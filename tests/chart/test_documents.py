@@ -1,0 +1,50 @@
+"""The chart's documents say what its values are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from charts import CHART, ROOT
+
+from luigi_spanner._version import __version__
+
+
+def describe() -> Any:
+    spec = importlib.util.spec_from_file_location("describe", ROOT / "helm" / "describe.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_schema_and_readme_repeat_the_comments_of_the_values() -> None:
+    for path, text in describe().outputs().items():
+        assert path.read_text() == text, f"make chart-docs writes {path.name}"
+
+
+def test_every_value_is_described_and_has_a_place_in_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    undescribed = [path for path, part in parts(schema, values) if "description" not in part]
+    assert undescribed == []
+
+
+def parts(schema: dict[str, Any], values: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every value that is not made of others, with what the schema says of it."""
+    if not schema.get("properties") or "description" in schema:
+        yield path, schema
+        return
+    assert schema["additionalProperties"] is False, f"{path} takes any key"
+    assert set(values) == set(schema["properties"]) - {"global"}
+    for name, value in values.items():
+        yield from parts(schema["properties"][name], value, f"{path}.{name}".lstrip("."))
+
+
+def test_the_chart_is_of_this_release() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == __version__
+    assert f"## {chart['version']}" in (CHART / "CHANGELOG.md").read_text()
