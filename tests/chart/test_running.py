@@ -53,7 +53,7 @@ def is_ready(port: int) -> bool:
 
 @dataclass
 class Caller:
-    """Adds task after task, each on a connection of its own, until the endpoint is `withdrawn`, as that of a pod that is not ready.
+    """Adds task after task, each on a connection of its own, until the endpoint is `withdrawn`: its pod is not ready any more.
     `acknowledged` are the tasks of the calls that were answered."""
 
     name: str
