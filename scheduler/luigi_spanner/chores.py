@@ -68,7 +68,8 @@ class Chores:
         await self._membership.stay()
         if self._graph.liveness_due():
             await self._call(self._graph.flush_liveness)
-        self.flushed = self._clock()
+        # What a batch under way would replicate is not replicated yet, and may never be.
+        self.flushed = self._replica.settled
         if self._graph.prune_due():
             await self._prune()
         if self._clock() - self._replica.contact >= TICK_SECONDS:

@@ -110,11 +110,12 @@ class JournalClient:
                     doubt = True
                     self.writing.fails(f"The store has not confirmed entry {entry.seq}, which waits", reason, sent)
             fate, found = await self._fate(entry, doubt)
-            if fate is not Fate.ABSENT:
+            if fate is Fate.OURS or not isinstance(outcome, Unknown):
+                # That another's entry was found says nothing about ours: what this replica writes may be lost all the time.
                 self.writing.works()
+            if fate is not Fate.ABSENT:
                 return None if fate is Fate.OURS else found
             if isinstance(outcome, Refused):
-                self.writing.works()
                 raise EntryRefused(outcome.reason)
             await self._sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS[1])

@@ -128,6 +128,11 @@ class Replica:
         """Since when the store does not answer, or does not take what is to be written; None while it does both."""
         return min((lost for lost in (self._journal.reading.lost, self._journal.writing.lost) if lost is not None), default=None)
 
+    @property
+    def settled(self) -> float:
+        """Until when all that has run in memory is durable: now, or when the batch began whose outcome is not known yet."""
+        return self._began if self.graph.tracker.undo else self._clock()
+
     # The commit loop
 
     async def load(self) -> None:

@@ -200,6 +200,43 @@ def test_a_ping_is_refused_once_the_replica_has_lost_touch() -> None:
     run(scenario)
 
 
+class DeafStore(Gate):
+    """Once there is a `winner`, nothing that is written here arrives, and the winner's entries do."""
+
+    winner: Service | None = None
+
+    async def commit(self, seq: int, entry: Entry, rows: Sequence[Row]) -> Outcome:
+        if self.winner is None:
+            return await super().commit(seq, entry, rows)
+        await ask(self.winner, "add_task", worker="x", task_id=ids())
+        return Unknown(reason="no answer")
+
+
+def test_a_ping_is_refused_where_nothing_that_is_written_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulation, seed 409092: what a batch would have told others of the worker counted as told, though it never arrived."""
+    monkeypatch.setattr(chores, "TICK_SECONDS", 0.005)
+    processes = itertools.count()
+    monkeypatch.setattr(membership, "process_id", lambda: f"machine/{next(processes)}")
+    monkeypatch.setattr(membership, "is_alive", lambda pid: True)
+
+    async def scenario() -> None:
+        database, clock = Database(), Clock()
+        store = DeafStore(database)
+        async with running(Gate(database), clock=clock) as other, running(store, clock=clock, hold=0.05) as service:
+            await ask(service, "add_worker", worker="w", info=[])
+            store.winner = other
+            last = clock.time + 2 * service._graph._state.grain
+            with pytest.raises(StoreDown):
+                while clock.time < last:
+                    await ask(service, "ping", worker="w")
+                    clock.time += 1
+                    await asyncio.sleep(0.02)
+            assert not (await service.status()).ready
+            store.winner = None
+
+    run(scenario)
+
+
 def test_pings_and_polls_cost_no_commit() -> None:
     async def scenario() -> None:
         store = Gate(Database())
