@@ -25,6 +25,11 @@ SEEDS ?= 200
 MINUTES ?=
 # Where the report of `make chaos` goes.
 REPORT ?= out/chaos
+# What builds the image, and the image's name. IMAGE_ARGS adds to it: IMAGE_ARGS="--build-arg PYTHON_IMAGE=...".
+ENGINE ?= docker
+IMAGE ?= luigi-spanner:$(VERSION)
+IMAGE_ARGS ?=
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' scheduler/luigi_spanner/_version.py)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -111,8 +116,12 @@ dist: venv  ## Build the wheel and the source archive into dist/
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist .
 
+image:  ## Build the container image: ENGINE=docker|podman IMAGE=name:tag IMAGE_ARGS=
+	$(ENGINE) build --tag $(IMAGE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) $(IMAGE_ARGS) .
+
 clean:  ## Remove everything that these tasks made
 	rm -rf $(VENV) .venvs .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis scheduler/*.egg-info
 	find scheduler migrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos fuzz lint format types matrix lock bench dashboard chart chart-docs dist clean
+.PHONY: help venv run test pytest test-fast conformance endtoend differential simulate chaos fuzz lint format types matrix lock bench dashboard chart chart-docs dist image clean

@@ -107,6 +107,19 @@ def in_query(method: str, **arguments: Any) -> str:
     return f"/api/{method}?data={quote(json.dumps(arguments))}"
 
 
+def await_taken(connection: http.client.HTTPConnection) -> None:
+    """Until the server has read all that the connection sent."""
+    client_port = connection.sock.getsockname()[1]
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        # the server's end has our port as its remote one; the second half of its queues is what it has not read
+        if any(row[2].endswith(f":{client_port:04X}") and row[4].endswith(":00000000") for row in rows):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the server does not read")
+
+
 @contextmanager
 def serving(opening: Callable[[], Awaitable[Scheduling]], **options: Any) -> Iterator[Client]:
     """The application over what `opening` makes, served by an event loop in a thread until the block ends."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from serving import PATIENCE, Answer, Client, Process, environment, in_query, read
+from serving import PATIENCE, Answer, Client, Process, await_taken, environment, in_query, read
 
 from luigi_spanner._version import __version__
 
@@ -215,19 +215,6 @@ def test_calls_in_flight_are_answered_before_it_ends(serve: Callable[..., Proces
 def over(connection: http.client.HTTPConnection, path: str) -> Answer:
     connection.request("GET", path)
     return read(connection)
-
-
-def await_taken(connection: http.client.HTTPConnection) -> None:
-    """Until the server has read all that the connection sent."""
-    client_port = connection.sock.getsockname()[1]
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        # the server's end has our port as its remote one; the second half of its queues is what it has not read
-        if any(row[2].endswith(f":{client_port:04X}") and row[4].endswith(":00000000") for row in rows):
-            return
-        time.sleep(0.01)
-    raise AssertionError("the server does not read")
 
 
 def test_a_taken_port(serve: Callable[..., Process], tmp_path: Path) -> None:
