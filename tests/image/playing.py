@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from recipe import ROOT, Instruction, Stage, context, expanded, stages
-from sandbox import PATH, Mount, Sandbox, Settings, index_settings
+from sandbox import PATH, Mount, Sandbox, Settings, index_settings, unavailable
 
 BUILD = {"VERSION": "1.2.3", "REVISION": "0123abc", "CREATED": "2026-01-07T09:30:00Z"}
 """The arguments of the build, as `make image` gives them."""
@@ -139,15 +139,18 @@ def _cache(flags: Mapping[str, str]) -> Mount:
 
 
 def interpreter(stage: Stage) -> Path:
-    """Prefix of a Python of the base image's version, where this machine has one; of the one that runs the tests otherwise."""
+    """Prefix of a Python of the base image's version where this machine has one, else of the one that runs the tests."""
     found = re.fullmatch(r"python:(3\.\d+)[-.].*", stage.base)
     assert found, f"{stage.base} is no tag of Python's image with a version"
-    prefixes = [Path(sys.base_prefix)]
-    listed = subprocess.run([ROOT / ".ci" / "pythons"], capture_output=True, text=True).stdout.split()
-    for python in listed:
-        version, prefix = subprocess.check_output(
-            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.base_prefix)"], text=True
-        ).split()
-        if version == found[1]:
-            prefixes.insert(0, Path(prefix))
-    return prefixes[0]
+    pythons = subprocess.run([ROOT / ".ci" / "pythons"], capture_output=True, text=True).stdout.split()
+    ask = "import sys; print(sys.base_prefix)"
+    prefixes = {Path(subprocess.check_output([python, "-c", ask], text=True).strip()) for python in pythons}
+    # A Python of Debian's own has no pip beside it, and lets none work.
+    whole = [
+        prefix for prefix in (*sorted(prefixes), Path(sys.base_prefix)) if list(prefix.glob("lib/python3.*/site-packages/pip"))
+    ]
+    if not whole:
+        unavailable(
+            "needs a Python with a prefix of its own and with pip, as Python's image or pyenv has it, to stand in for the base"
+        )
+    return next((prefix for prefix in whole if (prefix / "lib" / f"python{found[1]}" / "os.py").exists()), whole[-1])

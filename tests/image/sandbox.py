@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -60,18 +61,20 @@ exec chroot "$root" "$@"
 
 
 def privileges() -> list[str]:
-    """What a command begins with that may mount. Skips the test where nothing helps, or fails it under CI=true."""
-    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-    for way in [alone] if os.geteuid() == 0 else [[*alone, "--user", "--map-root-user", "--map-auto"]]:
-        if (
-            sys.platform == "linux"
-            and shutil.which("unshare")
-            and subprocess.run([*way, "true"], capture_output=True).returncode == 0
-        ):
-            return way
+    """What a command begins with that may mount."""
+    way = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    if os.geteuid() != 0:
+        way += ["--user", "--map-root-user", "--map-auto"]
+    if shutil.which("unshare") is None or subprocess.run([*way, "true"], capture_output=True).returncode != 0:
+        unavailable(HOW_TO_GET_IT)
+    return way
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skips the test, or fails it under CI=true."""
     if os.environ.get("CI") == "true":
-        pytest.fail(HOW_TO_GET_IT, pytrace=False)
-    pytest.skip(HOW_TO_GET_IT)
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +201,8 @@ def _copy_python(prefix: Path, target: Path) -> None:
 
     def left_out(directory: str, names: list[str]) -> set[str]:
         dropped = {name for name in names if name.endswith(".a")}
+        if Path(directory) == prefix / "lib":
+            dropped |= {name for name in names if not name.startswith(("python3", "libpython3"))}
         if Path(directory) == library:
             dropped |= {"test", "idlelib", "tkinter"}
         if Path(directory) in (library / "site-packages", prefix / "bin"):
