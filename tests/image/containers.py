@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from playing import Image
@@ -13,6 +14,14 @@ from serving import PATIENCE, Client
 
 END_SECONDS = 120.0
 """How long a command may take to its end; a worker's week takes ten."""
+
+HOLD_LOCK = """
+import contextlib, sqlite3, sys
+with contextlib.closing(sqlite3.connect("/var/lib/luigi-spanner/luigi.db", isolation_level=None)) as database:
+    database.execute("BEGIN IMMEDIATE")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 class Container:
@@ -31,11 +40,6 @@ class Container:
         self._mounts = [Mount(how="rw", source=self._volume, target=place), Mount(how="tmpfs", target="/tmp"), *mounts]
 
     @property
-    def database(self) -> Path:
-        """Where the default store is on this machine."""
-        return self._volume / "luigi.db"
-
-    @property
     def log(self) -> str:
         """The end of what the container has logged."""
         return tail(self._log)
@@ -49,6 +53,17 @@ class Container:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Another command with the same files."""
         return subprocess.run(self._line(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=END_SECONDS)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Its database's lock is held meanwhile, from within, since the volume is closed to other users: no call can commit."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen(self._line(["python", "-c", HOLD_LOCK]), stdin=pipe, stdout=pipe, text=True) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            yield
+            holder.communicate()
+        assert holder.returncode == 0
 
     def signal(self, name: str) -> None:
         """A signal to the container's first process, which is where an engine sends it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -114,15 +112,14 @@ def test_a_container_that_has_ended_is_not_healthy(container: Container) -> None
 
 def test_a_call_in_flight_is_answered_after_sigterm(container: Container) -> None:
     caller, idle = container.client.connect(), container.client.connect()
-    with contextlib.closing(sqlite3.connect(container.database, isolation_level=None)) as blocker:
-        blocker.execute("BEGIN IMMEDIATE")  # so that the call cannot end before the signal
+    with container.locked():
         caller.request("GET", in_query("add_task", worker="w", task_id="A", family="F"))
         await_taken(caller)
         idle.request("GET", "/healthz")
         assert read(idle).status == 200  # and with that the call has begun
         container.signal("TERM")
         wait_until(lambda: " stops" in container.log, PATIENCE, "the signal has come to the scheduler")
-        blocker.execute("ROLLBACK")
+        assert container.process is not None and container.process.poll() is None, container.log
     assert read(caller).status == 200
     assert container.exit_code() == 0, container.log
     caller.close()
