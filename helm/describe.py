@@ -17,6 +17,9 @@ CHART = Path(__file__).parent / "luigi-spanner"
 
 BEGIN, END = "<!-- values: written by make chart-docs -->", "<!-- end of values -->"
 
+UNUSED = ("enabled", "global")
+"""Keys of the schema alone: a parent chart sets them."""
+
 _KEY = re.compile(r"( *)([A-Za-z]\w*):")
 _COMMENT = re.compile(r" *# -- (.*)")
 
@@ -40,8 +43,11 @@ def descriptions(text: str) -> dict[str, str]:
 def described(schema: dict[str, Any], found: dict[str, str], path: str = "") -> dict[str, Any]:
     """The schema with a description at each key that has one."""
     parts = {name: described(part, found, f"{path}.{name}".lstrip(".")) for name, part in schema.get("properties", {}).items()}
-    said = {"description": found[path]} if path in found else {}
-    return {**said, **schema, **said, **({"properties": parts} if parts else {})}
+    if path in found:
+        schema = {"description": found[path], **{name: value for name, value in schema.items() if name != "description"}}
+    elif path not in UNUSED:
+        schema = {name: value for name, value in schema.items() if name != "description"}
+    return {**schema, **({"properties": parts} if parts else {})}
 
 
 def table(values: dict[str, Any], found: dict[str, str]) -> str:

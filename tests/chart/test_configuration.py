@@ -112,7 +112,7 @@ def test_the_dashboard_is_found_by_grafana(helm4: Helm) -> None:
     found = one(helm4.template(EVERYTHING), "ConfigMap", "-dashboard")
     assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert found["metadata"]["annotations"]["folder"] == "Data"
-    assert json.loads(found["data"]["luigi-spanner.json"]) == json.loads((MONITORING / "dashboard.json").read_text())
+    assert json.loads(found["data"]["release-luigi-spanner.json"]) == json.loads((MONITORING / "dashboard.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from charts import CHART, SPANNER, SQLITE, Helm, Values, merged
 from matrix import CASES, EVERYTHING
 
@@ -22,7 +23,22 @@ def test_the_chart_packs(helm: Helm, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (packed,) = tmp_path.iterdir()
     assert packed.name == "luigi-spanner-0.1.0.tgz"
-    assert helm.template(SPANNER)
+    assert helm.template(EVERYTHING, chart=packed) == helm.template(EVERYTHING), "nothing is left out of the package"
+
+
+def test_it_may_be_a_part_of_another_chart(helm: Helm, tmp_path: Path) -> None:
+    """Twice, under names of their own, one switched off by a condition."""
+    parent = tmp_path / "platform"
+    (parent / "charts").mkdir(parents=True)
+    (parent / "charts" / "luigi-spanner").symlink_to(CHART)
+    names = ("one", "two", "three")
+    parts = [{"name": "luigi-spanner", "version": "0.1.0", "alias": name, "condition": f"{name}.enabled"} for name in names]
+    (parent / "Chart.yaml").write_text(
+        yaml.safe_dump({"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": parts})
+    )
+    values = {"global": {"region": "r"}, **{name: {"enabled": name != "three", **SPANNER} for name in names}}
+    deployments = [found for found in helm.template(values, chart=parent) if found["kind"] == "Deployment"]
+    assert [found["metadata"]["name"] for found in deployments] == ["release-one", "release-two"]
 
 
 WRONG: list[tuple[Values, str]] = [
@@ -48,6 +64,16 @@ WRONG: list[tuple[Values, str]] = [
     ({"livenessProbe": {"path": "/healthz"}}, "path"),
     ({"metrics": {"prometheusRule": {"disabled": ["NoSuchAlert"]}}}, "disabled"),
     ({"metrics": {"serviceMonitor": {"interval": 15}}}, "interval"),
+    ({"metrics": {"serviceMonitor": {"relabelings": [{"source": "a"}]}}}, "source"),
+    ({"scheduler": {"hold": 10}}, "hold"),
+    ({"resources": {"limits": {"memory": "lots"}}}, "memory"),
+    ({"securityContext": {"readOnlyRootfs": True}}, "readOnlyRootfs"),
+    ({"podSecurityContext": {"runAsUser": "root"}}, "runAsUser"),
+    ({"livenessProbe": {"httpGet": {"pfad": "/healthz"}}}, "pfad"),
+    ({"affinity": {"podAntiaffinity": {}}}, "podAntiaffinity"),
+    ({"tolerations": [{"kee": "a"}]}, "kee"),
+    ({"networkPolicy": {"from": [{"namespaceselector": {}}]}}, "namespaceselector"),
+    ({"fullnameOverride": "x" * 45}, "fullnameOverride"),
 ]
 
 
@@ -71,7 +97,21 @@ CONTRADICTIONS: list[tuple[Values, Values, str]] = [
     (SPANNER, {"httpRoute": {"enabled": True}}, "needs httpRoute.parentRefs"),
     (EVERYTHING, {"metrics": {"podMonitor": {"enabled": True}}}, "twice too large"),
     (EVERYTHING, {"store": {"spanner": {"emulatorHost": "emulator:9010"}}}, "takes no credentials"),
-    (SPANNER, {"migration": {"serviceAccount": {"create": False}}}, "let the migration have its own"),
+    (SPANNER, {"migration": {"serviceAccount": {"create": False}}}, "would use the service account of the replicas"),
+    (
+        SPANNER,
+        {"serviceAccount": {"name": "same"}, "migration": {"useHooks": False, "serviceAccount": {"name": "same"}}},
+        "would use the service account of the replicas",
+    ),
+    (SPANNER, {"podDisruptionBudget": {"maxUnavailable": None, "minAvailable": 3}}, "no node that has one could be drained"),
+    (SPANNER, {"strategy": {"rollingUpdate": {"maxSurge": 0}}}, "no pod could ever be replaced"),
+    (SPANNER, {"livenessProbe": {"exec": {"command": ["true"]}}}, "livenessProbe asks in two ways, httpGet and exec"),
+    (SPANNER, {"luigiConfig": {"luigi_spanner": {"hold": 9}}}, "luigiConfig.luigi_spanner would have no effect"),
+    (SPANNER, {"luigiConfig": {"email": {"text": "one\n#two"}}}, "Luigi would take it for a comment"),
+    (SPANNER, {"extraEnv": [{"name": "LUIGI_SPANNER_DRAIN", "value": "300"}]}, "extraEnv names LUIGI_SPANNER_DRAIN"),
+    (SPANNER, {"extraArgs": ["--drain=300"]}, "extraArgs has --drain=300"),
+    (SPANNER, {"networkPolicy": {"egress": {"enabled": True}}}, "no effect without networkPolicy.enabled"),
+    (SPANNER, {"service": {"nodePort": 30000}}, "service.type is ClusterIP"),
 ]
 
 

@@ -35,6 +35,7 @@ def test_on_sqlite(helm: Helm) -> None:
     assert kinds(objects) == ["ConfigMap", "Pod", "Service", "Service", "ServiceAccount", "StatefulSet"]
     found = one(objects, "StatefulSet")
     assert found["spec"]["replicas"] == 1
+    assert found["spec"]["podManagementPolicy"] == "Parallel", "else a bad pod is never replaced"
     assert found["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"
     (claim,) = found["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi"
@@ -83,6 +84,7 @@ def test_everything_that_selects_replicas_finds_them_and_nothing_else(helm4: Hel
         found["spec"].get("podSelector", found["spec"].get("selector"))
         for found in objects
         if found["kind"] in ("Service", "Deployment", "StatefulSet", "PodDisruptionBudget", "NetworkPolicy", "PodMonitor")
+        and found["metadata"]["labels"]["app.kubernetes.io/component"] != "migration"
     ]
     for selector in selectors:
         wanted = selector.get("matchLabels", selector).items()
@@ -104,9 +106,33 @@ def test_names_and_namespaces(helm4: Helm, name: str) -> None:
         assert found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
 
 
-def test_a_long_name_still_fits(helm4: Helm) -> None:
-    objects = helm4.template(SPANNER, {"fullnameOverride": "x" * 63, "migration": {"useHooks": False}})
-    assert max(len(found["metadata"]["name"]) for found in objects) <= 63
+def test_long_names_fit_and_stay_two(helm4: Helm) -> None:
+    names = []
+    for release in ("data-platform-production-europe-west1-scheduler-a", "data-platform-production-europe-west1-scheduler-b"):
+        objects = helm4.template(SPANNER, {"migration": {"useHooks": False}}, release=release)
+        assert max(len(found["metadata"]["name"]) for found in objects) <= 63
+        names.append(one(objects, "Deployment")["metadata"]["name"])
+    assert len(set(names)) == 2
+
+
+def test_a_release_may_be_named_by_a_number(helm4: Helm) -> None:
+    for found in helm4.template(EVERYTHING, release="2024"):
+        assert all(isinstance(value, str) for value in found["metadata"].get("labels", {}).values()), found["kind"]
+
+
+def test_labels_of_users_do_not_hide_ours(helm4: Helm) -> None:
+    objects = helm4.template(EVERYTHING)
+    for found in objects:
+        labels = found["metadata"].get("labels")
+        if labels is not None:
+            assert labels["app.kubernetes.io/part-of"] == "platform" and labels["team"] == "data"
+            assert labels["app.kubernetes.io/component"] != "theirs"
+    assert one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]["c"] == "d"
+    assert one(objects, "Job")["spec"]["template"]["metadata"]["labels"]["e"] == "f"
+
+
+def test_null_leaves_an_option_out(helm4: Helm) -> None:
+    assert "LUIGI_SPANNER_HOLD" not in environment(replica(helm4.template(SPANNER, {"scheduler": {"hold": None}})))
 
 
 def test_probes_ask_the_right_routes(helm4: Helm) -> None:
@@ -128,6 +154,7 @@ def test_replicas_keep_apart(helm4: Helm) -> None:
     pod = one(helm4.template(SPANNER), "Deployment")["spec"]["template"]["spec"]
     (spread,) = pod["topologySpreadConstraints"]
     assert spread["topologyKey"] == "topology.kubernetes.io/zone"
+    assert spread["nodeTaintsPolicy"] == "Honor"
     assert spread["labelSelector"]["matchLabels"] == SELECTOR
     (rule,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     assert rule["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
@@ -160,6 +187,7 @@ def test_the_migration_runs_ahead(helm: Helm) -> None:
     job, account = one(objects, "Job"), one(objects, "ServiceAccount", "-migration")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     assert job["spec"]["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
+    assert "hook-succeeded" in account["metadata"]["annotations"]["helm.sh/hook-delete-policy"], "it outlives no release"
     weights = [int(found["metadata"]["annotations"].get("helm.sh/hook-weight", 0)) for found in (account, job)]
     assert weights == sorted(set(weights)), "what a hook needs must be there before it"
     needed = {volume["configMap"]["name"] for volume in job["spec"]["template"]["spec"]["volumes"] if "configMap" in volume}
@@ -202,22 +230,50 @@ def test_autoscaling_takes_the_number_of_replicas_over(helm4: Helm) -> None:
     assert {metric["resource"]["name"] for metric in scaler["spec"]["metrics"]} == {"cpu", "memory"}
 
 
+def test_a_budget_of_zero_is_one(helm4: Helm) -> None:
+    budget = one(helm4.template(*CASES["recreated, nothing to be there"]), "PodDisruptionBudget")["spec"]
+    assert budget["minAvailable"] == 0 and "maxUnavailable" not in budget
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_recreating_takes_no_numbers(helm4: Helm) -> None:
+    found = one(helm4.template(*CASES["recreated, nothing to be there"]), "Deployment")
+    assert found["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_no_addresses_are_no_way_out(helm4: Helm) -> None:
+    values = {"networkPolicy": {"enabled": True, "egress": {"enabled": True, "cidrs": []}}}
+    policy = one(helm4.template(SPANNER, values), "NetworkPolicy", "luigi-spanner")["spec"]
+    assert 443 not in [port["port"] for rule in policy["egress"] for port in rule["ports"]]
+
+
+def test_calls_are_held_before_endpoints_go(helm4: Helm) -> None:
+    container = replica(helm4.template(SPANNER))
+    probe = container["readinessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] > float(environment(container)["LUIGI_SPANNER_HOLD"])
+
+
 def test_a_single_replica_has_no_budget(helm4: Helm) -> None:
     """It would keep its node from ever being drained."""
     assert "PodDisruptionBudget" not in kinds(helm4.template(SPANNER, {"replicaCount": 1}))
 
 
 def test_who_may_call_and_who_is_called(helm4: Helm) -> None:
-    policy = one(helm4.template(EVERYTHING), "NetworkPolicy")["spec"]
+    objects = helm4.template(EVERYTHING)
+    policy = one(objects, "NetworkPolicy", "luigi-spanner")["spec"]
+    of_migration = one(objects, "NetworkPolicy", "-migration")["spec"]
+    assert of_migration["egress"] == policy["egress"] and of_migration["ingress"] == []
+    job = one(objects, "Job")["spec"]["template"]["metadata"]["labels"]
+    assert of_migration["podSelector"]["matchLabels"].items() <= job.items()
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}], "from": [PEER]}, {"from": [PEER]}]
+    test = {"podSelector": {"matchLabels": {**SELECTOR, "app.kubernetes.io/component": "test"}}}
+    assert policy["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}], "from": [PEER, test]}, {"from": [PEER]}]
     ports = [port["port"] for rule in policy["egress"] for port in rule["ports"]]
     assert ports == [53, 53, 443, 80, 988, 25]
     values = {"networkPolicy": {"enabled": True, "egress": {"enabled": True}}}
-    policy = one(helm4.template(SPANNER, values, {"store": {"spanner": {"emulatorHost": "emulator:9010"}}}), "NetworkPolicy")[
-        "spec"
-    ]
-    assert policy["ingress"][0]["from"] == [{"podSelector": {}}]
+    objects = helm4.template(SPANNER, values, {"store": {"spanner": {"emulatorHost": "emulator:9010"}}})
+    policy = one(objects, "NetworkPolicy", "luigi-spanner")["spec"]
+    assert policy["ingress"][0]["from"] == [{"podSelector": {}}, test]
     assert policy["egress"][-1]["ports"] == [{"port": 9010, "protocol": "TCP"}]
 
 

@@ -32,9 +32,11 @@ def on(emulator: Emulator) -> Values:
     return {"store": {"spanner": where}, "scheduler": {"drain": 1}}
 
 
-def listening(port: int) -> Values:
-    """The last of two equal flags counts."""
-    return {"extraArgs": [f"--address={ADDRESS}", f"--port={port}"]}
+def replica_of(objects: list[Manifest], kind: str, root: Path, port: int) -> Container:
+    """The replica's container. A pod has port 8082 to itself; here it is another."""
+    found = container(objects, kind, root)
+    found.spec["args"] = [argument.replace("8082", str(port)) for argument in found.spec["args"]]
+    return found
 
 
 def get(port: int, path: str) -> tuple[int, Any]:
@@ -95,9 +97,9 @@ def serve(replica: Container, port: int, log: Path, started: list[Any]) -> Any:
 
 def test_from_an_empty_database_to_the_end(helm4: Helm, emulator: Emulator, tmp_path: Path, started: list[Any]) -> None:
     port = free_port()
-    objects = helm4.template(on(emulator), listening(port))
-    replica = container(objects, "Deployment", tmp_path)
-    assert replica.command[:3] == ["luigi-spanner", "serve", "--port=8082"]
+    objects = helm4.template(on(emulator), {"extraArgs": [f"--address={ADDRESS}"]})
+    replica = replica_of(objects, "Deployment", tmp_path, port)
+    assert replica.command == ["luigi-spanner", "serve", f"--port={port}", f"--address={ADDRESS}"]
 
     before = replica.run()
     assert before.returncode != 0 and "db upgrade" in before.stderr, "a replica does not start on an empty database"
@@ -161,7 +163,7 @@ def test_without_hooks_a_replica_waits_for_the_schema(
 
 def test_on_sqlite_the_state_is_on_the_volume(helm4: Helm, tmp_path: Path, started: list[Any]) -> None:
     port = free_port()
-    replica = container(helm4.template(SQLITE, listening(port), {"scheduler": {"drain": 0}}), "StatefulSet", tmp_path)
+    replica = replica_of(helm4.template(SQLITE, {"scheduler": {"drain": 0}}), "StatefulSet", tmp_path, port)
     process = serve(replica, port, tmp_path / "log", started)
     caller = Caller("w", port)
     caller.add("w-0")

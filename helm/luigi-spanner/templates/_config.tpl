@@ -5,6 +5,9 @@
 [{{ $section }}]
 {{- range $key, $value := $keys }}
 {{- if not (kindIs "invalid" $value) }}
+{{- if regexMatch "\\n[ \t]*[#;]" (toString $value) }}
+{{- fail (printf "luigiConfig.%s.%s has a line that begins with # or ;: Luigi would take it for a comment and leave it out." $section $key) }}
+{{- end }}
 {{ $key }} = {{ include "luigi-spanner.text" $value | trim | replace "\n" "\n    " }}
 {{- end }}
 {{- end }}

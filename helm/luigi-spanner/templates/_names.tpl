@@ -1,17 +1,23 @@
 {{- define "luigi-spanner.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride | trunc 44 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 40 characters, so that what is put behind it stays within the 63 that a label may have. */}}
+{{/* At most 44 characters, so that what is put behind it, here and by controllers, stays within the 63 that a label may have. */}}
 {{- define "luigi-spanner.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- $made := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
-{{- default $made .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- $full := default $made .Values.fullnameOverride }}
+{{- if gt (len $full) 44 }}
+{{- /* Two long names that differ at their end stay two. */}}
+{{- $full = printf "%s-%s" (trunc 37 $full | trimSuffix "-") ($full | sha256sum | trunc 6) }}
+{{- end }}
+{{- trimSuffix "-" $full }}
 {{- end }}
 
+{{/* What selects everything of this release. */}}
 {{- define "luigi-spanner.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "luigi-spanner.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* What selects replicas, and not the pods of the migration or of a test. */}}
@@ -20,28 +26,28 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: scheduler
 {{- end }}
 
+{{/* Labels of an object or a pod: the user's, and ours over them, since selectors go by those.
+     (dict "root" $ "component" "" "labels" dict "pod" true), all but root may be left out. */}}
 {{- define "luigi-spanner.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | trunc 63 | trimSuffix "-" | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: luigi
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
+{{- $root := .root }}
+{{- $ours := include "luigi-spanner.selectorLabels" $root | fromYaml }}
+{{- $_ := set $ours "app.kubernetes.io/component" (.component | default "scheduler") }}
+{{- if not .pod }}
+{{- $_ := set $ours "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") }}
+{{- $_ := set $ours "app.kubernetes.io/version" ($root.Values.image.tag | default $root.Chart.AppVersion | trunc 63 | trimSuffix "-") }}
+{{- $_ := set $ours "app.kubernetes.io/managed-by" $root.Release.Service }}
 {{- end }}
+{{- $defaults := dict "app.kubernetes.io/part-of" "luigi" }}
+{{- toYaml (mergeOverwrite $defaults (deepCopy $root.Values.commonLabels) (deepCopy (.labels | default dict)) $ours) }}
 {{- end }}
 
 {{/* The metadata of an object: (dict "root" $ "name" "" "component" "" "labels" dict "annotations" dict), all but root may be left out. */}}
 {{- define "luigi-spanner.metadata" -}}
-name: {{ .name | default (include "luigi-spanner.fullname" .root) }}
-namespace: {{ .root.Release.Namespace }}
+name: {{ .name | default (include "luigi-spanner.fullname" .root) | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
-  {{- include "luigi-spanner.labels" .root | nindent 2 }}
-  {{- include "luigi-spanner.selectorLabels" .root | nindent 2 }}
-  app.kubernetes.io/component: {{ .component | default "scheduler" }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (.annotations | default dict) }}
+  {{- include "luigi-spanner.labels" (dict "root" .root "component" .component "labels" .labels) | nindent 2 }}
+{{- with mergeOverwrite (deepCopy .root.Values.commonAnnotations) (deepCopy (.annotations | default dict)) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}

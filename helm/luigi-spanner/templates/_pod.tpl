@@ -34,7 +34,7 @@ spanner:///projects/{{ .project }}/instances/{{ .instance }}/databases/{{ .datab
 {{- define "luigi-spanner.schedulerEnv" -}}
 {{- $names := dict "namespace" "NAMESPACE" "hold" "HOLD" "drain" "DRAIN" "logFormat" "LOG_FORMAT" "rulesMismatch" "RULES_MISMATCH" "journalKeep" "JOURNAL_KEEP" "historyDays" "HISTORY_DAYS" "maxBodyBytes" "MAX_BODY_BYTES" "metricsResources" "METRICS_RESOURCES" "metricsTaskSeries" "METRICS_TASK_SERIES" }}
 {{- range $key, $name := $names }}
-{{- $value := get $.Values.scheduler $key }}
+{{- $value := index $.Values.scheduler $key }}
 {{- if not (kindIs "invalid" $value) }}
 - name: LUIGI_SPANNER_{{ $name }}
   value: {{ include "luigi-spanner.text" $value | quote }}
@@ -73,10 +73,10 @@ envFrom:
 {{- with .secret }}
 - name: google-credentials
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     items:
-      - key: {{ $.root.Values.googleCredentials.key }}
-        path: {{ $.root.Values.googleCredentials.key }}
+      - key: {{ $.root.Values.googleCredentials.key | quote }}
+        path: {{ $.root.Values.googleCredentials.key | quote }}
 {{- end }}
 {{- with .root.Values.extraVolumes }}
 {{ toYaml . }}
@@ -100,8 +100,11 @@ nodeSelector:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+{{- range $key := list "priorityClassName" "schedulerName" "runtimeClassName" "hostAliases" "dnsConfig" }}
+{{- with index $.Values $key }}
+{{ $key }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -113,6 +116,8 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: topology.kubernetes.io/zone
     whenUnsatisfiable: {{ . }}
+    # Nodes that take no pods, as those of a zone that is down, do not count.
+    nodeTaintsPolicy: Honor
     # Else a rollout would count the pods that it replaces.
     matchLabelKeys: [pod-template-hash]
     labelSelector:
@@ -152,17 +157,14 @@ affinity:
 {{- $parts := dict "root" . "secret" (and (not $sqlite) .Values.googleCredentials.existingSecret) }}
 metadata:
   labels:
-    {{- include "luigi-spanner.replicaLabels" . | nindent 4 }}
-    {{- with mergeOverwrite (deepCopy .Values.commonLabels) .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "luigi-spanner.labels" (dict "root" . "labels" .Values.podLabels "pod" true) | nindent 4 }}
   annotations:
     checksum/config: {{ include "luigi-spanner.luigiCfg" . | sha256sum }}
     {{- with mergeOverwrite (deepCopy .Values.commonAnnotations) .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "luigi-spanner.serviceAccountName" . }}
+  serviceAccountName: {{ include "luigi-spanner.serviceAccountName" . | quote }}
   automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
   terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
   {{- include "luigi-spanner.placement" . | nindent 2 }}
@@ -171,7 +173,8 @@ spec:
   initContainers:
     {{- if include "luigi-spanner.waitsForSchema" . }}
     - name: wait-for-schema
-      command: [sh, -c, "until luigi-spanner db check; do sleep 3; done"]
+      # A shell that is process 1 has to be told to end.
+      command: [sh, -c, "trap 'exit 1' TERM; until luigi-spanner db check; do sleep 3 & wait $!; done"]
       {{- include "luigi-spanner.containerBase" $parts | nindent 6 }}
       env:
         {{- include "luigi-spanner.storeEnv" $parts | nindent 8 }}
@@ -209,10 +212,14 @@ spec:
           containerPort: 8082
           protocol: TCP
       {{- range $probe := list "startupProbe" "livenessProbe" "readinessProbe" }}
-      {{- with get $.Values $probe }}
+      {{- with index $.Values $probe }}
       {{ $probe }}:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+      {{- end }}
+      {{- with .Values.lifecycle }}
+      lifecycle:
+        {{- toYaml . | nindent 8 }}
       {{- end }}
       resources:
         {{- toYaml .Values.resources | nindent 8 }}

@@ -39,7 +39,7 @@ def parts(schema: dict[str, Any], values: Any, path: str = "") -> Iterator[tuple
         yield path, schema
         return
     assert schema["additionalProperties"] is False, f"{path} takes any key"
-    assert set(values) == set(schema["properties"]) - {"global"}
+    assert set(values) == set(schema["properties"]) - (set() if path else set(describe().UNUSED))
     for name, value in values.items():
         yield from parts(schema["properties"][name], value, f"{path}.{name}".lstrip("."))
 
