@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import yaml
-from charts import CHART, ROOT
+from charts import CHART, ROOT, SQLITE, Helm, one
 
 from luigi_spanner._version import __version__
 
@@ -48,3 +50,32 @@ def test_the_chart_is_of_this_release() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["appVersion"] == __version__
     assert f"## {chart['version']}" in (CHART / "CHANGELOG.md").read_text()
+
+
+def test_the_documented_installation_is_what_the_document_says(helm4: Helm, tmp_path: Path) -> None:
+    """The values file that a reader writes, with the names that the other steps use."""
+    document = (ROOT / "docs" / "kubernetes.md").read_text()
+    _, _, rest = document.partition("cat > mine.yaml <<END\n")
+    mine, _, _ = rest.partition("END\n")
+    where = {
+        "REGISTRY": "registry.example.com/data",
+        "PROJECT": "p",
+        "INSTANCE": "i",
+        "DATABASE": "d",
+        "CLUSTER_NAMESPACE": "luigi",
+    }
+    values = yaml.safe_load(Template(mine).substitute(where))
+    objects = helm4.template(CHART / "values-one-region.yaml", values, release="luigi-spanner")
+    accounts = {
+        found["metadata"]["name"]: found["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]
+        for found in objects
+        if found["kind"] == "ServiceAccount"
+    }
+    assert accounts == {name: f"{name}@p.iam.gserviceaccount.com" for name in ("luigi-spanner", "luigi-spanner-migration")}
+    assert one(objects, "Service")["metadata"]["name"] == "luigi-spanner"
+    assert one(objects, "Job")["metadata"]["name"] == "luigi-spanner-migration"
+    (peer, _) = one(objects, "NetworkPolicy", "luigi-spanner")["spec"]["ingress"][0]["from"]
+    assert peer["namespaceSelector"]["matchExpressions"][0]["values"] == ["luigi", "pipelines", "monitoring"]
+    sqlite = one(helm4.template(SQLITE, release="luigi-spanner"), "StatefulSet")
+    claim = f"{sqlite['spec']['volumeClaimTemplates'][0]['metadata']['name']}-{sqlite['metadata']['name']}-0"
+    assert f"`{claim}`" in document

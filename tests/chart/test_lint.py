@@ -85,8 +85,8 @@ def test_a_wrong_value_is_refused_by_name(helm: Helm, values: Values, named: str
 CONTRADICTIONS: list[tuple[Values, Values, str]] = [
     (SQLITE, {"replicaCount": 2}, "a SQLite file cannot be shared between pods. Set replicaCount to 1, or store.type to spanner"),
     (SQLITE, {"autoscaling": {"enabled": True}}, "Set autoscaling.enabled to false"),
-    ({}, {}, "store.spanner.project is empty"),
-    (SPANNER, {"store": {"spanner": {"database": ""}}}, "store.spanner.database is empty"),
+    ({}, {}, "Empty: store.spanner.project, store.spanner.instance, store.spanner.database. Say which"),
+    (SPANNER, {"store": {"spanner": {"database": ""}}}, "Empty: store.spanner.database. Say which"),
     (SPANNER, {"autoscaling": {"enabled": True, "minReplicas": 6}}, "minReplicas is larger"),
     (SPANNER, {"autoscaling": {"enabled": True, "targetCPUUtilizationPercentage": None}}, "needs a target"),
     (SPANNER, {"terminationGracePeriodSeconds": 18}, "calls under way would be killed"),

@@ -40,17 +40,27 @@ CASES = [
         series={f"luigi_spanner_serving{{{A}}}": "1x5 _x20", f"luigi_spanner_serving{{{B}}}": "0x30"},
         at=12,
         before=4,
-        summary="No replica serves at all",
-    ),
-    Case(
-        alert="LuigiSpannerNoReplica",
-        series={
-            f"luigi_spanner_serving{{{A}}}": "1x5 _x100",
-            'luigi_spanner_serving{instance="c",namespace="green"}': "1x100",
-        },
-        at=63,
         labels={"namespace": "blue"},
         summary="No replica serves namespace blue",
+    ),
+    Case(  # ever since there are rules
+        alert="LuigiSpannerNoReplica",
+        series={f"luigi_spanner_serving{{{B}}}": "0x30"},
+        at=2,
+        summary="No replica serves at all",
+    ),
+    *(
+        Case(  # soon, beside others, and still hours later
+            alert="LuigiSpannerNoReplica",
+            series={
+                f"luigi_spanner_serving{{{A}}}": "1x5 _x400",
+                'luigi_spanner_serving{instance="c",namespace="green"}': "1x400",
+            },
+            at=at,
+            labels={"namespace": "blue"},
+            summary="No replica serves namespace blue",
+        )
+        for at in (12, 63, 300)
     ),
     Case(
         alert="LuigiSpannerNoReplica",

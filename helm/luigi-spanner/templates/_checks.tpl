@@ -9,10 +9,14 @@
 {{- fail (printf "store.type is sqlite and replicaCount is %d: a SQLite file cannot be shared between pods. Set replicaCount to 1, or store.type to spanner." (int .Values.replicaCount)) }}
 {{- end }}
 {{- else }}
+{{- $empty := list }}
 {{- range $key := list "project" "instance" "database" }}
 {{- if not (index $.Values.store.spanner $key) }}
-{{- fail (printf "store.spanner.%s is empty: say which Spanner database holds the state, or set store.type to sqlite and replicaCount to 1." $key) }}
+{{- $empty = append $empty (printf "store.spanner.%s" $key) }}
 {{- end }}
+{{- end }}
+{{- if $empty }}
+{{- fail (printf "Empty: %s. Say which Spanner database holds the state, or set store.type to sqlite and replicaCount to 1." (join ", " $empty)) }}
 {{- end }}
 {{- end }}
 {{- with .Values.autoscaling }}
