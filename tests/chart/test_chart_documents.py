@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -52,7 +51,7 @@ def test_the_chart_is_of_this_release() -> None:
     assert f"## {chart['version']}" in (CHART / "CHANGELOG.md").read_text()
 
 
-def test_the_documented_installation_is_what_the_document_says(helm4: Helm, tmp_path: Path) -> None:
+def test_the_documented_installation_is_what_the_document_says(helm4: Helm) -> None:
     """The values file that a reader writes, with the names that the other steps use."""
     document = (ROOT / "docs" / "kubernetes.md").read_text()
     _, _, rest = document.partition("cat > mine.yaml <<END\n")
