@@ -185,6 +185,25 @@ def test_a_ping_that_took_messages_waits_for_its_commit() -> None:
     run(scenario)
 
 
+def test_a_ping_that_is_left_in_the_queue_is_a_sign_of_life() -> None:
+    """Simulation, seed 418613: its worker had messages, so it had to wait for its turn, was told that all is well, and pruned."""
+
+    async def scenario() -> None:
+        clock, store = Clock(), Gate(Database())
+        async with running(store, clock=clock, hold=10) as service:
+            await ask(service, "set_worker_processes", worker="w", n=2)
+            store.open = False
+            held = asyncio.create_task(ask(service, "add_task", worker="x", task_id="t"))
+            await until(lambda: bool(service._graph.tracker.undo))
+            clock.time += 5
+            assert await ask(service, "ping", worker="w") == {"rpc_messages": []}
+            assert service._graph._state.get_worker("w").last_active == clock.time
+            store.open = True
+            await held
+
+    run(scenario)
+
+
 def test_a_ping_is_refused_once_the_replica_has_lost_touch() -> None:
     async def scenario() -> None:
         clock = Clock()

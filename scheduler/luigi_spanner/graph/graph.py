@@ -127,13 +127,14 @@ class Graph(Administration):
             return rule(**arguments)
 
     def ping_from_memory(self, arguments: dict[str, Any]) -> bytes | None:
-        """The reply to a ping that changes nothing but liveness (I7), None if it must take the way of every call."""
+        """The reply to a ping that changes nothing but liveness (I7), None if it must take the way of every call. Either way the
+        sign of life counts from now on: the way may be long."""
         worker = self._state.find_worker(arguments.get("worker", ""))
-        if worker is None or worker.leaving or worker.rpc_messages or not self._state.grain:
+        if worker is None or worker.leaving or not self._state.grain:
             return None
         with surroundings.entered(self.tracker, self._read_clock()):
             worker.update(None)
-        return NO_MESSAGES
+        return None if worker.rpc_messages else NO_MESSAGES
 
     # A rule that differs from stock's
 
