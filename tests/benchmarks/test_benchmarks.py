@@ -137,6 +137,7 @@ def test_plots_are_written(tmp_path: Path) -> None:
     assert (tmp_path / "trial-goals.svg").read_text().rstrip().endswith("</svg>")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

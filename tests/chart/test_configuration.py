@@ -13,6 +13,8 @@ from luigi.configuration.cfg_parser import LuigiConfigParser
 from matrix import CASES, EVERYTHING
 from programs import promtool
 
+pytestmark = pytest.mark.slow
+
 MONITORING = ROOT / "examples" / "monitoring"
 
 

@@ -10,6 +10,8 @@ import yaml
 from charts import CHART, SPANNER, SQLITE, Helm, Values, merged
 from matrix import CASES, EVERYTHING
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_lint_is_strict_and_content(helm: Helm, name: str) -> None:

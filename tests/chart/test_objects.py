@@ -6,6 +6,8 @@ import pytest
 from charts import NAMESPACE, SPANNER, SQLITE, Helm, Manifest, containers, environment, kinds, one, pods
 from matrix import CASES, EVERYTHING, PEER
 
+pytestmark = pytest.mark.slow
+
 SELECTOR = {
     "app.kubernetes.io/name": "luigi-spanner",
     "app.kubernetes.io/instance": "release",

@@ -102,6 +102,7 @@ def _rule(name: str) -> Callable[..., None]:
 EveryRule = type("EveryRule", (Machine,), {f"rule_{name}": _rule(name) for name in RULES})
 
 
+@pytest.mark.slow
 def test_no_calls_tell_stock_and_ours_apart() -> None:
     few = settings(max_examples=60, stateful_step_count=30, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(EveryRule, settings=few)

@@ -35,6 +35,7 @@ def through_a_form(text: str) -> object:
 
 
 @given(st.dictionaries(st.text(), VALUES))
+@pytest.mark.slow
 def test_any_arguments(arguments: dict[str, object]) -> None:
     text = json.dumps(arguments)
     assert repr(through_a_form(text)) == repr(json.loads(text))  # NaN does not equal itself

@@ -290,6 +290,7 @@ def test_a_service_that_stops_words_nothing_more() -> None:
     run(scenario)
 
 
+@pytest.mark.slow
 def test_listings_that_wait_for_the_thread_of_a_service_that_stops_are_told_so() -> None:
     """They were cancelled, which nobody above takes for a failure: their connections stayed open without a reply."""
 

@@ -38,6 +38,7 @@ def test_replicas_that_are_not_busy_seldom_wait(replicas: int) -> None:
     assert share(seen.tries, 0.99) <= 5
 
 
+@pytest.mark.slow
 def test_rows_that_are_written_late_leave_room_for_others() -> None:
     """They were written one commit right after the other: another replica lost each of its own until its callers gave up."""
 

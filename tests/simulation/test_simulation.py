@@ -31,6 +31,7 @@ def test_every_promise_is_kept() -> None:
     assert done == len(SMOKE)
 
 
+@pytest.mark.slow
 def test_a_live_worker_is_not_pruned_while_the_store_can_be_read_and_not_written_to() -> None:
     """Pings were answered from memory as long as reads succeeded, and nobody else knew that the worker lives."""
     for seed in range(8):
@@ -53,6 +54,7 @@ def test_a_broken_promise_is_noticed(name: str) -> None:
         assert any(run(plan_of(str(seed), mutation.kinds, **mutation.fixed)).violation for seed in range(BOUND))
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_run_in_this_process_and_in_others() -> None:
     here = [_events(seed) for seed in (3, 5)]
     assert here == [_events(seed) for seed in (3, 5)]
@@ -70,6 +72,7 @@ def _events(seed: int) -> str:
     return hashlib.sha256("\n".join(run(plan_of(str(seed))).events).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_a_promise_is_cut_down() -> None:
     with mutated(MUTATIONS["reply before commit"].patches):
         plan = next(plan for seed in range(BOUND) if run(plan := plan_of(str(seed), replicas=2)).violation)
