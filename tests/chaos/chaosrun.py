@@ -131,7 +131,7 @@ def run(
         ended = time.monotonic()
         fleet.await_ready()
         fleet.stop()
-        verdict = judge(fleet, crew, tempo.silence, made.happened)
+        verdict = judge(fleet, crew, tempo.disconnect_delay, made.happened)
     return Outcome(
         seed=seed,
         tempo=tempo,

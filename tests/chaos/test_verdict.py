@@ -16,7 +16,7 @@ from verdict import Verdict, apart
 
 from luigi_spanner.journal import Entry, encode
 
-SILENCE = 30.0
+DELAY = 30.0
 
 LOG = """\
 [WARNING]  (1) : Server ready/replica2 is DOWN
@@ -67,13 +67,13 @@ def test_the_balancer_s_log_is_read() -> None:
 
 def test_a_worker_that_is_declared_dead_too_early() -> None:
     verdict = Verdict(requests=[request("w", 50.0)])
-    verdicts._judge_removals(verdict, journal(removed={"w": 60.0}), [shift("w")], SILENCE)
+    verdicts._judge_removals(verdict, journal(removed={"w": 60.0}), [shift("w")], DELAY)
     assert len(verdict.violations) == 1 and "declared dead" in verdict.violations[0]
 
 
 def test_a_worker_that_is_declared_dead_in_time() -> None:
     verdict = Verdict(requests=[request("w", 50.0), request("w", 60.0, status=GONE), request("v", 10.0)])
-    verdicts._judge_removals(verdict, journal(removed={"w": 90.0, "v": 130.0}), [shift("w"), shift("v")], SILENCE)
+    verdicts._judge_removals(verdict, journal(removed={"w": 90.0, "v": 130.0}), [shift("w"), shift("v")], DELAY)
     assert verdict.violations == []
     assert verdict.dead == ["w"]  # the other one had ended long before
 

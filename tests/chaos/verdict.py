@@ -38,14 +38,15 @@ class Verdict:
     verified: str = ""
 
 
-def judge(fleet: Fleet, crew: Crew, silence: float, happened: Iterable[tuple[Fault, float, float]]) -> Verdict:
-    """Look at all that a run has left. Workers and replicas have ended, the emulator runs. `happened`: as in `Outcome`."""
+def judge(fleet: Fleet, crew: Crew, delay: float, happened: Iterable[tuple[Fault, float, float]]) -> Verdict:
+    """Look at all that a run has left. Workers and replicas have ended, the emulator runs. `delay` is `worker_disconnect_delay`,
+    `happened` as in `Outcome`."""
     verdict = Verdict(violations=list(fleet.troubles), requests=fleet.balancer.requests())
     verdict.waits = waits(verdict.requests)
     _judge_starts(verdict, fleet.failed_starts, list(happened))
     journal = audit(fleet)
     verdict.entries = journal.entries
-    _judge_removals(verdict, journal, crew.shifts, silence)
+    _judge_removals(verdict, journal, crew.shifts, delay)
     _judge_seizures(verdict, journal)
     _judge_records(verdict, journal, crew)
     _judge_shifts(verdict, crew.shifts)
@@ -65,14 +66,15 @@ def _judge_starts(
             verdict.violations.append(f"replica {replica} could not start, though its store was there")
 
 
-def _judge_removals(verdict: Verdict, journal: Audit, shifts: Iterable[Shift], silence: float) -> None:
-    """Whoever was declared dead had been silent for as long as the rules say, by whichever replica's clock."""
+def _judge_removals(verdict: Verdict, journal: Audit, shifts: Iterable[Shift], delay: float) -> None:
+    """Whoever was declared dead had been silent for `delay` seconds, by whichever replica's clock. It takes half as long again
+    since the last sign of life that is in the journal, and others than the replica that heard it may lack as much."""
     by_worker = {shift.worker: shift for shift in shifts}
     heard = _heard(verdict.requests)
     for worker, seq in journal.removals:
         at = _at(journal, seq)
         last = max((moment for moment in heard[worker] if moment < at), default=-math.inf)
-        if at - last < silence - 2 * SKEW_SECONDS - CLOCKS_SECONDS:
+        if at - last < delay - 2 * SKEW_SECONDS - CLOCKS_SECONDS:
             verdict.violations.append(f"worker {worker} was declared dead {at - last:.1f} s after it had a reply")
         shift = by_worker[worker]
         if shift.killed or shift.end is None or at <= shift.end:
