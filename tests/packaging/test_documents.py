@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def documents() -> list[Path]:
-    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    found = [*ROOT.glob("*.md"), *(path for room in ("docs", "examples", "helm") for path in (ROOT / room).rglob("*.md"))]
     return sorted(path.relative_to(ROOT) for path in found)
 
 
