@@ -71,6 +71,15 @@ def test_a_worker_that_is_declared_dead_too_early() -> None:
     assert len(verdict.violations) == 1 and "declared dead" in verdict.violations[0]
 
 
+def test_a_worker_that_came_back_just_before_it_was_declared_dead() -> None:
+    """`make chaos SEED=20261130`: stopped for 111 s, and back while the store was away."""
+    verdict = Verdict(requests=[request("w", 50.0), request("w", 50.0 + 3 * DELAY), request("w", 51.0 + 3 * DELAY)])
+    verdicts._judge_removals(verdict, journal(removed={"w": 53.0 + 3 * DELAY}), [shift("w")], DELAY)
+    assert verdict.violations == []
+    verdicts._judge_removals(verdict, journal(removed={"w": 50.0 + 3.9 * DELAY}), [shift("w")], DELAY)
+    assert len(verdict.violations) == 1, "by then everybody had to know"
+
+
 def test_a_worker_that_is_declared_dead_in_time() -> None:
     verdict = Verdict(requests=[request("w", 50.0), request("w", 60.0, status=GONE), request("v", 10.0)])
     verdicts._judge_removals(verdict, journal(removed={"w": 90.0, "v": 130.0}), [shift("w"), shift("v")], DELAY)

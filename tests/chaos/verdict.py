@@ -68,17 +68,32 @@ def _judge_starts(
 
 def _judge_removals(verdict: Verdict, journal: Audit, shifts: Iterable[Shift], delay: float) -> None:
     """Whoever was declared dead had been silent for `delay` seconds, by whichever replica's clock. It takes half as long again
-    since the last sign of life that is in the journal, and others than the replica that heard it may lack as much."""
+    since the last sign of life that is in the journal, and others than the replica that heard it may lack as much: also of one
+    who came back after such a silence."""
     by_worker = {shift.worker: shift for shift in shifts}
     heard = _heard(verdict.requests)
     for worker, seq in journal.removals:
         at = _at(journal, seq)
         last = max((moment for moment in heard[worker] if moment < at), default=-math.inf)
-        if at - last < delay - 2 * SKEW_SECONDS - CLOCKS_SECONDS:
+        if not _was_silent(heard[worker], at, delay):
             verdict.violations.append(f"worker {worker} was declared dead {at - last:.1f} s after it had a reply")
         shift = by_worker[worker]
         if shift.killed or shift.end is None or at <= shift.end:
             verdict.dead.append(worker)
+
+
+def _was_silent(heard: Iterable[float], at: float, delay: float) -> bool:
+    """Whether nothing was heard for so long, up to `at` or until so short a time before that others need not know."""
+    clocks = 2 * SKEW_SECONDS + CLOCKS_SECONDS
+    moments = sorted((moment for moment in heard if moment < at), reverse=True)
+    since = at
+    for moment in moments:
+        if since - moment >= delay - clocks:
+            return True
+        since = moment
+        if at - since > delay / 2 + clocks:
+            return False
+    return not moments
 
 
 def _heard(requests: Iterable[Request]) -> dict[str, list[float]]:
