@@ -76,7 +76,7 @@ def test_a_worker_that_came_back_just_before_it_was_declared_dead() -> None:
     verdict = Verdict(requests=[request("w", 50.0), request("w", 50.0 + 3 * DELAY), request("w", 51.0 + 3 * DELAY)])
     verdicts._judge_removals(verdict, journal(removed={"w": 53.0 + 3 * DELAY}), [shift("w")], DELAY)
     assert verdict.violations == []
-    verdicts._judge_removals(verdict, journal(removed={"w": 50.0 + 3.9 * DELAY}), [shift("w")], DELAY)
+    verdicts._judge_removals(verdict, journal(removed={"w": 72.0 + 3 * DELAY}), [shift("w")], DELAY)
     assert len(verdict.violations) == 1, "by then everybody had to know"
 
 
