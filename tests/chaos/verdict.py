@@ -83,7 +83,7 @@ def _judge_removals(verdict: Verdict, journal: Audit, shifts: Iterable[Shift], d
 
 
 def _was_silent(heard: Iterable[float], at: float, delay: float) -> bool:
-    """Whether nothing was heard for so long, up to `at` or until so short a time before that others need not know."""
+    """Whether nothing was heard for `delay` seconds, up to `at` or until so short a time before that others need not know."""
     clocks = 2 * SKEW_SECONDS + CLOCKS_SECONDS
     moments = sorted((moment for moment in heard if moment < at), reverse=True)
     since = at
