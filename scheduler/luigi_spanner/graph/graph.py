@@ -107,14 +107,12 @@ class Graph(Administration):
             state.settings.put(PAUSED, {"value": bool(value)})
 
     def now(self) -> float:
-        """Seconds since the epoch, as the rules see it: the same all through a call."""
+        """Seconds since the epoch, as the rules see it: the same all through a call, but that it passes between the tasks that a
+        call makes."""
         now = surroundings.time_of_call()
-        if now is None:
-            now = self._read_clock()
-        return float(luigi_scheduler.time.time()) if now is None else now
-
-    def _read_clock(self) -> float | None:
-        return None if self.clock is None else float(self.clock())
+        if now is not None:
+            return now
+        return float(luigi_scheduler.time.time() if self.clock is None else self.clock())
 
     # Running calls
 
@@ -123,7 +121,7 @@ class Graph(Administration):
         about_task = "task_id" in arguments
         self._state.history.caller = arguments.get("worker") if about_task else None
         self._state.history.explanation = arguments.get("expl") if about_task else None
-        with surroundings.entered(self.tracker, self._read_clock(), self._queue):
+        with surroundings.entered(self.tracker, self.clock, self._queue):
             return rule(**arguments)
 
     def ping_from_memory(self, arguments: dict[str, Any]) -> bytes | None:
@@ -132,7 +130,7 @@ class Graph(Administration):
         worker = self._state.find_worker(arguments.get("worker", ""))
         if worker is None or worker.leaving or not self._state.grain:
             return None
-        with surroundings.entered(self.tracker, self._read_clock()):
+        with surroundings.entered(self.tracker, self.clock):
             worker.update(None)
         return None if worker.rpc_messages else NO_MESSAGES
 

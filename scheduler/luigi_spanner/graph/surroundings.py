@@ -8,7 +8,7 @@ the commit (I5), and a failure may be explained by anything. Luigi's notifier an
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, ModuleType
@@ -28,6 +28,7 @@ class _Running(threading.local):
     """The call that runs in this thread, if any."""
 
     tracker: Tracker | None = None
+    clock: Callable[[], float] | None = None
     now: float | None = None
     outbox: Outbox | None = None
     letters: list[Letter] | None = None
@@ -113,20 +114,27 @@ def install() -> None:
 
 
 @contextmanager
-def entered(tracker: Tracker, now: float | None, outbox: Outbox | None = None) -> Iterator[None]:
-    """Run the rules inside: mail goes into the outbox, or without one is deferred, and the time stays `now` (seconds since the
-    epoch), or is the system's for None."""
-    before = _running.tracker, _running.now, _running.outbox
-    _running.tracker, _running.now, _running.outbox = tracker, now, outbox
+def entered(tracker: Tracker, clock: Callable[[], float] | None, outbox: Outbox | None = None) -> Iterator[None]:
+    """Run the rules inside: mail goes into the outbox, or without one is deferred, and the time stays what `clock()` says now
+    (seconds since the epoch), or is the system's for None."""
+    before = _running.tracker, _running.clock, _running.now, _running.outbox
+    now = None if clock is None else float(clock())
+    _running.tracker, _running.clock, _running.now, _running.outbox = tracker, clock, now, outbox
     try:
         yield
     finally:
-        _running.tracker, _running.now, _running.outbox = before
+        _running.tracker, _running.clock, _running.now, _running.outbox = before
 
 
 def time_of_call() -> float | None:
     """The time that the call in this thread sees, seconds since the epoch; None outside of one and where it is the system's."""
     return _running.now
+
+
+def let_time_pass() -> None:
+    """Read the clock again for the rest of the call, if one runs: what comes after ranks behind what was before."""
+    if _running.now is not None and _running.clock is not None:
+        _running.now = max(_running.now, float(_running.clock()))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from luigi import scheduler as luigi_scheduler
 from luigi.scheduler import RetryPolicy
 
 from luigi_spanner.digest import LASTING, TASKS
+from luigi_spanner.graph import surroundings
 from luigi_spanner.graph.containers import OwnedDict, OwnedQueue, OwnedSet, Owner
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ class Proposal:
         self._keys = keys
 
     def accepted(self) -> NewTask:
-        """The task."""
+        """The task. Equal in priority, tasks go in the order in which they were made: so that those of one call have one, time
+        passes."""
+        surroundings.let_time_pass()
         return NewTask(**self._keys)
 
 
