@@ -32,7 +32,7 @@ meanwhile is written once."""
 IDLE_ROWS = 250
 """Most rows of a commit for which nobody waits. Measured on the emulator: 200 rows take 15 ms, and a call may come meanwhile."""
 
-OWED_ROWS = 5000
+OWED_ROWS = 20_000
 """From how many waiting rows on the tables are late."""
 
 LATE_ENTRIES = 2000

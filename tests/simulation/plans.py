@@ -92,7 +92,7 @@ CONSTANTS: dict[str, list[Any]] = {
     "luigi_spanner.batch.CHANGES_BYTES": [200, 1000, 10**7],
     "luigi_spanner.batch.RIDE_ALONG": [1, 48],
     "luigi_spanner.batch.IDLE_ROWS": [1, 4, 250],
-    "luigi_spanner.batch.OWED_ROWS": [3, 5000],
+    "luigi_spanner.batch.OWED_ROWS": [3, 20_000],
     "luigi_spanner.batch.LATE_ENTRIES": [3, 2000],
     "luigi_spanner.batch.OWED_LOOKED_AT": [2, 100_000],
     "luigi_spanner.truncation.TRUNCATE_EVERY": [1, 3, 1000],

@@ -18,7 +18,7 @@ from luigi_spanner.graph.containers import Table
 from luigi_spanner.graph.task import Task
 from luigi_spanner.graph.tracker import ORDINALS_PER_SEQ, Tracker
 from luigi_spanner.graph.worker import Worker
-from luigi_spanner.journal import Key, compact
+from luigi_spanner.journal import Key, canonical, compact
 
 HISTORY = "history"
 
@@ -55,6 +55,7 @@ class History(Table):
         self.keep = math.inf
         self.caller: Any = None
         self.explanation: Any = None
+        self._texts: dict[Key, str] = {}
 
     def note(self, task: Task, before: str, worker_id: Any, host: str | None, now: float) -> None:
         """The task had the status `before`, and has another one now. `worker_id`, on `host`, has to do with it, where known."""
@@ -90,11 +91,20 @@ class History(Table):
         dict.__setitem__(self, key, row)
         return row
 
+    def keep_text(self, key: Key, text: str) -> None:
+        """The row is this as canonical JSON: encoded for the entry, it need not be again for the table."""
+        self._texts[key] = text
+
+    def text(self, key: Key) -> str:
+        """The row as canonical JSON."""
+        return self._texts.get(key) or canonical(self[key])
+
     def forget(self, watermark: int) -> None:
         """The table has what entries up to `watermark` have written down."""
         last = (watermark + 1) * ORDINALS_PER_SEQ
         for key in [*takewhile(lambda key: key < (last,), self)]:
             del self[key]
+            self._texts.pop(key, None)
 
     def expiry(self, row: dict[str, Any]) -> str | None:
         """When the row may be deleted, as RFC 3339 writes it; None: never."""
@@ -106,7 +116,7 @@ class History(Table):
 def moment(seconds: float) -> str:
     """Seconds since the epoch as RFC 3339 in UTC, as both databases order it."""
     at = datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_INSTANT), timezone.utc)
-    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def host_of(worker: Worker | None) -> str | None:

@@ -138,9 +138,11 @@ class Ledger:
         return f'["{table}",{key_text(key)},{row},1]'
 
     def _follow_history(self, key: Key) -> str:
-        text = _text(HISTORY, self._state.history[key])
+        history = self._state.history
+        text = _text(HISTORY, history[key])
         if len(text) > ROW_CHARACTERS:
-            text = _text(HISTORY, self._state.history.shorten(key))
+            text = _text(HISTORY, history.shorten(key))
+        history.keep_text(key, text)
         return f'["{HISTORY}",{key_text(key)},{text},1]'
 
     def _follow_task(self, key: Key, attributes: set[str], bounded: bool) -> str:
@@ -305,7 +307,8 @@ class Ledger:
                 columns = columns_of(table, row)
                 if table == HISTORY:
                     columns["expires_at"] = self._state.history.expiry(row)
-                return Row(table=table, key=key, body=pack(canonical(row).encode("ascii")), columns=columns)
+                text = self._state.history.text(key) if table == HISTORY else canonical(row)
+                return Row(table=table, key=key, body=pack(text.encode("ascii")), columns=columns)
         prefix = table in RELATIONS and not self._has_any(table, str(key[0]))
         return Row(table=table, key=key[:1] if prefix else key, body=None, columns={})
 

@@ -210,6 +210,8 @@ TEXT_LENGTH = 2_621_440
 def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
+    if value.isascii() and len(value) <= TEXT_LENGTH:
+        return value
     # The body has the text exactly; what UTF-8 cannot say is a question mark here.
     encoded = value.encode("utf-8", "replace")
     return encoded.decode() if len(value) <= TEXT_LENGTH and len(encoded) <= CELL_BYTES else None
