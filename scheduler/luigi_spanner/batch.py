@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Any
 
 from luigi_spanner.calls import REQUEST_ID, BadRequest, Call, CallError, RuleFailed, StoreDown, TooLarge, UnknownTask
-from luigi_spanner.graph.graph import Graph, RulesMismatch
+from luigi_spanner.graph.coordination import RulesMismatch
+from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.ledger import Ledger, Sealed, Unstorable
 from luigi_spanner.graph.state import NoSuchBatch
 from luigi_spanner.graph.tracker import RowId, Savepoint

@@ -14,9 +14,9 @@ from worlds import Clock, World, drive
 
 from luigi_spanner import service as services
 from luigi_spanner.calls import Call, CallError, TooLarge
+from luigi_spanner.graph import coordination, selection
 from luigi_spanner.graph import graph as graphs
 from luigi_spanner.graph import ledger as ledgers
-from luigi_spanner.graph import selection
 from luigi_spanner.ids import random_id
 from luigi_spanner.journal import decode
 from luigi_spanner.service import Service
@@ -40,7 +40,7 @@ def test_a_dead_worker_that_held_very_many_tasks_is_let_go_of_in_portions(monkey
     whole.call("prune")
     assert not whole.graph.unpruned()
 
-    monkeypatch.setattr(graphs, "PRUNED_AT_ONCE", 3)
+    monkeypatch.setattr(coordination, "PRUNED_AT_ONCE", 3)
     database = Database()
     world = lived_in(database, Clock())
     seq = world.graph.ledger.applied
@@ -108,7 +108,7 @@ def test_a_batch_that_is_far_too_large_is_handed_out_in_portions(monkeypatch: py
 
 def test_a_worker_that_is_heard_of_while_it_is_let_go_of_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, it kept half of its tasks, waiting for the others that had gone."""
-    monkeypatch.setattr(graphs, "PRUNED_AT_ONCE", 3)
+    monkeypatch.setattr(coordination, "PRUNED_AT_ONCE", 3)
     database = Database()
     world = lived_in(database, Clock())
     world.call("prune")
@@ -127,7 +127,7 @@ def test_a_worker_that_is_heard_of_while_it_is_let_go_of_begins_anew(monkeypatch
 
 
 def test_workers_that_held_few_tasks_do_not_wait_for_one_that_held_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "PRUNED_AT_ONCE", 3)
+    monkeypatch.setattr(coordination, "PRUNED_AT_ONCE", 3)
     world = World(MemoryStore(namespace="default"), Clock())
     for number in range(TASKS):
         world.call("add_task", worker="many", task_id=f"t{number}", family="F")
@@ -178,7 +178,7 @@ def test_a_row_near_the_limit_can_still_change(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_one_prune_leaves_makes_the_next_one_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "PRUNED_AT_ONCE", 3)
+    monkeypatch.setattr(coordination, "PRUNED_AT_ONCE", 3)
     world = lived_in(Database(), Clock())
     world.call("prune_if_due")
     assert world.graph.prune_due()

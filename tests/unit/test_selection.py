@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spanner.graph import graph as graph_module
+from luigi_spanner.graph import coordination
 from luigi_spanner.graph.containers import OwnedSet, Owner
 from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.ready import Ready, exact, needs_of
@@ -121,7 +121,7 @@ def test_a_freed_resource_brings_back_what_waits_for_it() -> None:
 
 
 def test_a_prune_leaves_nothing_behind_that_it_would_never_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_module, "PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(coordination, "PRUNED_AT_ONCE", 2)
     graph = Graph(retry_delay=-1, retry_count=100)
     for number in range(3):
         graph.run(graph.add_task, {"worker": ASKER, "task_id": f"T_{number}", "status": "FAILED", "expl": ""})
