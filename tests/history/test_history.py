@@ -25,6 +25,7 @@ from luigi_spanner.graph.graph import Graph
 from luigi_spanner.graph.history import ERROR_CHARACTERS, ROW_CHARACTERS
 from luigi_spanner.history import MOST_READING, Change, History, Reading, Wanted
 from luigi_spanner.history.places import source_of
+from luigi_spanner.journal import decode
 from luigi_spanner.service import Service
 from luigi_spanner.stores import Unavailable
 from luigi_spanner.stores.memory import MemoryStore
@@ -395,3 +396,21 @@ def test_it_is_told_that_there_is_one() -> None:
             assert await ask(service, "has_task_history") is True
 
     run(scenario())
+
+
+def test_a_row_is_written_as_it_is_though_its_number_was_anothers_before() -> None:
+    """As when a commit loses against another replica's: what was noted is undone, and the winner's rows have its numbers."""
+    graph = Graph(None, {}, NopHistory(), clock=lambda: 1000.0)
+    graph._state.history.records = True
+    tracker = graph.tracker
+    tracker.begin(1)
+    before = tracker.savepoint()
+    graph.run(graph.add_task, {"worker": "w", "task_id": "t"})
+    graph.ledger.seal()
+    (key,) = graph._state.history
+    tracker.rollback(before)
+    winners = {"task_id": "u", "status": "PENDING", "happened_at": 1.0}
+    graph._state.history.put(key, winners)
+    body = graph.ledger.row(("history", key)).body
+    assert body is not None
+    assert decode(body) == winners

@@ -41,6 +41,13 @@ _LAST_INSTANT = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
 """The last day of both databases' calendar."""
 
 
+class NotedRow(dict[str, Any]):
+    """A row that this replica has noted. `text` is it as canonical JSON, once encoded for the entry: for the table it need not be
+    again. The row carries it, since a number that came to nothing is given to another row."""
+
+    text: str | None = None
+
+
 class History(Table):
     """The rows that the table does not have yet, by ordinal, so in order of time.
 
@@ -55,7 +62,6 @@ class History(Table):
         self.keep = math.inf
         self.caller: Any = None
         self.explanation: Any = None
-        self._texts: dict[Key, str] = {}
 
     def note(self, task: Task, before: str, worker_id: Any, host: str | None, now: float) -> None:
         """The task had the status `before`, and has another one now. `worker_id`, on `host`, has to do with it, where known."""
@@ -64,14 +70,14 @@ class History(Table):
         ordinal = self._tracker.ordinal()
         if task.run is None or (task.status == PENDING and before not in _RUNS):
             task.run = ordinal
-        row = {
-            "task_id": task.id,
-            "family": str(task.family or "")[:FAMILY_CHARACTERS],
-            "status": task.status,
-            "happened_at": now,
-            "run": task.run,
-            "attempt": task.claims,
-        }
+        row = NotedRow(
+            task_id=task.id,
+            family=str(task.family or "")[:FAMILY_CHARACTERS],
+            status=task.status,
+            happened_at=now,
+            run=task.run,
+            attempt=task.claims,
+        )
         if task.run == ordinal and task.public_params:
             row["params"] = task.public_params
         if isinstance(worker_id, str):
@@ -87,24 +93,26 @@ class History(Table):
 
     def shorten(self, key: Key) -> dict[str, Any]:
         """The row without its parameters, which are too long for it."""
-        row = {name: value for name, value in self[key].items() if name != "params"}
+        row = NotedRow((name, value) for name, value in self[key].items() if name != "params")
         dict.__setitem__(self, key, row)
         return row
 
     def keep_text(self, key: Key, text: str) -> None:
-        """The row is this as canonical JSON: encoded for the entry, it need not be again for the table."""
-        self._texts[key] = text
+        """The row is this as canonical JSON."""
+        row = self[key]
+        if isinstance(row, NotedRow):
+            row.text = text
 
     def text(self, key: Key) -> str:
         """The row as canonical JSON."""
-        return self._texts.get(key) or canonical(self[key])
+        row = self[key]
+        return (row.text if isinstance(row, NotedRow) else None) or canonical(row)
 
     def forget(self, watermark: int) -> None:
         """The table has what entries up to `watermark` have written down."""
         last = (watermark + 1) * ORDINALS_PER_SEQ
         for key in [*takewhile(lambda key: key < (last,), self)]:
             del self[key]
-            self._texts.pop(key, None)
 
     def expiry(self, row: dict[str, Any]) -> str | None:
         """When the row may be deleted, as RFC 3339 writes it; None: never."""
