@@ -34,10 +34,11 @@ IDLE_ROWS = 250
 """Most rows of a commit for which nobody waits. Measured on the emulator: 200 rows take 15 ms, and a call may come meanwhile."""
 
 OWED_ROWS = 20_000
-"""From how many waiting rows on the tables are late."""
+"""From how many waiting rows on the tables are late: a restart puts them in order again, at some 0.04 ms a row (measured)."""
 
 LATE_ENTRIES = 2000
-"""From how many entries behind on the tables are late: a restart replays what they lack, at some 0.1 ms an entry."""
+"""From how many entries behind on the tables are late: a restart replays what they lack, at some 0.1 ms an entry and what
+OWED_ROWS says."""
 
 OWED_LOOKED_AT = 100_000
 """Most owed rows that one commit looks at; a dead worker's are many and go with one write."""

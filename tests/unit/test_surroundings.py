@@ -9,7 +9,7 @@ from luigi import scheduler as luigi_scheduler
 from luigi_spanner.graph.graph import Graph
 
 
-def test_all_of_a_call_happens_at_one_time() -> None:
+def test_the_time_passes_in_a_call_only_as_it_makes_tasks() -> None:
     clock = count(1_000_000)
     graph = Graph(clock=lambda: next(clock))
     graph.run(graph.add_task, {"task_id": "T", "worker": "w", "status": "PENDING"})

@@ -45,7 +45,9 @@ class NotedRow(dict[str, Any]):
     """A row that this replica has noted. `text` is it as canonical JSON, once encoded for the entry: for the table it need not be
     again. The row carries it, since a number that came to nothing is given to another row."""
 
-    text: str | None = None
+    __slots__ = ("text",)
+
+    text: str
 
 
 class History(Table):
@@ -106,7 +108,8 @@ class History(Table):
     def text(self, key: Key) -> str:
         """The row as canonical JSON."""
         row = self[key]
-        return (row.text if isinstance(row, NotedRow) else None) or canonical(row)
+        text: str | None = getattr(row, "text", None)
+        return canonical(row) if text is None else text
 
     def forget(self, watermark: int) -> None:
         """The table has what entries up to `watermark` have written down."""

@@ -307,7 +307,9 @@ class Ledger:
                 columns = columns_of(table, row)
                 if table == HISTORY:
                     columns["expires_at"] = self._state.history.expiry(row)
-                text = self._state.history.text(key) if table == HISTORY else canonical(row)
+                    text = self._state.history.text(key)
+                else:
+                    text = canonical(row)
                 return Row(table=table, key=key, body=pack(text.encode("ascii")), columns=columns)
         prefix = table in RELATIONS and not self._has_any(table, str(key[0]))
         return Row(table=table, key=key[:1] if prefix else key, body=None, columns={})

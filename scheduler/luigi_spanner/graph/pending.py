@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 
 from luigi_spanner.graph.tracker import RowId
 
@@ -53,11 +53,13 @@ class Pending:
         if watermark >= seq:
             self._rows.clear()
             return
-        if not self._rows or next(iter(self._rows.values()))[0] > watermark:
-            return
-        self._rows = {
-            row_id: (max(first, watermark + 1), last) for row_id, (first, last) in self._rows.items() if last > watermark
-        }
+        # They are in order of their first change: what comes after the watermark need not be looked at.
+        for row_id, (_, last) in [*takewhile(lambda item: item[1][0] <= watermark, self._rows.items())]:
+            if last <= watermark:
+                del self._rows[row_id]
+            else:
+                # Its place stays in order: whatever comes after it was first changed after the watermark, or has this number too.
+                self._rows[row_id] = (watermark + 1, last)
 
     def clear(self) -> None:
         self._rows.clear()

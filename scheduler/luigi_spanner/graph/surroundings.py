@@ -132,7 +132,7 @@ def time_of_call() -> float | None:
 
 
 def let_time_pass() -> None:
-    """Read the clock again for the rest of the call, if one runs: what comes after ranks behind what was before."""
+    """Read the clock again for the rest of the call, if one runs. A clock that stands still or goes back changes nothing."""
     if _running.now is not None and _running.clock is not None:
         _running.now = max(_running.now, float(_running.clock()))
 
