@@ -34,6 +34,8 @@ from luigi_spanner import verify
 from luigi_spanner.commands import importing, pickled, unpickling
 from luigi_spanner.commands.unpickling import BASE_BYTES
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PICKLES = sorted((HERE / "pickles").glob("*.pickle"))
 
@@ -87,7 +89,6 @@ def statuses(url: str) -> dict[str, str]:
     return {task["name"]: task["status"] for task in call(url, "task_list", status="", upstream_status="").values()}
 
 
-@pytest.mark.slow
 def test_a_deployment_moves_under_its_worker(tmp_path: Path, processes: Processes) -> None:
     """Stock is stopped, its state taken over, a replica started in its place; the worker that ran meanwhile finishes there."""
     state = tmp_path / "state.pickle"
@@ -262,7 +263,6 @@ def test_a_large_state_is_cut_into_entries(tmp_path: Path, sqlite_url: str, monk
     assert verify.verify(sqlite_url, "default").clean
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_import_that_is_interrupted_can_be_made_again(tmp_path: Path, number: signal.Signals) -> None:
     file = saved(tmp_path / "state.pickle", a_state(8000))

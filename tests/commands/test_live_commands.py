@@ -25,6 +25,8 @@ from luigi_spanner import verify
 from luigi_spanner.cli import main
 from luigi_spanner.commands.parsing import url_of
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = itertools.count()
 
 Ask = Callable[..., Ran]

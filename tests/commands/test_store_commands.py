@@ -25,6 +25,8 @@ from luigi_spanner.schema import STATE_TABLES, key_columns
 from luigi_spanner.stores.location import open_existing
 from luigi_spanner.verify import Report, at_head
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["sqlite_url", pytest.param("spanner_url", marks=pytest.mark.emulator)])
 def store(request: pytest.FixtureRequest) -> str:

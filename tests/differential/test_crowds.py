@@ -69,6 +69,7 @@ def search(seed: str, histories: int, length: int = 400) -> tuple[Setup, list[St
     return None
 
 
+@pytest.mark.slow
 def test_a_crowd_gets_the_same_from_stock_and_ours(rng: random.Random) -> None:
     found = search(str(rng.randrange(2**32)), histories=12)
     assert found is None, script(*shrunk(*found))

@@ -232,6 +232,7 @@ def forget_batches(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(why_turn._Turns, "_with_batch", lambda self, best: why_turn.Choice(task=best))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [count_nobody_before, ignore_the_schedule, forget_that_the_asker_asks, ignore_what_is_used, forget_batches],

@@ -268,7 +268,7 @@ def test_no_get_calls_what_changes_something_and_is_not_luigi_s(client: Client, 
     client.call("add_task", worker="w", task_id="T")
     client.call("update_resource", resource="r", amount=5)
     named = next(name for name in ASKED if name in served()[method].required)
-    before = client.get("/readyz").json["applied"]
+    before = client.state()
     escaped = f"/api/{method[:-1]}%{ord(method[-1]):x}?{named}={ASKED[named]}"
     for path in (f"/api/{method}?{named}={ASKED[named]}", in_query(method, **{named: ASKED[named]}), escaped):
         for verb in ("GET", "HEAD", "PUT"):
@@ -277,13 +277,13 @@ def test_no_get_calls_what_changes_something_and_is_not_luigi_s(client: Client, 
             assert "Access-Control-Allow-Origin" not in answer.headers
     # Plain parameters are not read there, either.
     assert client.request("POST", f"/api/{method}?{named}={ASKED[named]}").status == 400
-    assert client.get("/readyz").json["applied"] == before
+    assert client.state() == before
     assert client.call(method, **{named: ASKED[named]}).status == 200
 
 
 @pytest.mark.parametrize("path", ["find_tasks?family=F", "show_task?task_id=T", "overview", "why?task_id=T"])
 def test_what_reads_is_asked_for_by_get(client: Client, path: str) -> None:
     client.call("add_task", worker="w", task_id="T", family="F")
-    before = client.get("/readyz").json["applied"]
+    before = client.state()
     assert "response" in client.get(f"/api/{path}").json
-    assert client.get("/readyz").json["applied"] == before
+    assert client.state() == before

@@ -224,6 +224,7 @@ def test_the_rules_are_rules() -> None:
     assert f"{len(LOADED)} rules found" in promtool("check", "rules", RULES)
 
 
+@pytest.mark.slow
 def test_every_rule_fires_when_it_shall_and_says_so(tmp_path: Path) -> None:
     file = tmp_path / "alerts_test.yaml"
     file.write_text(

@@ -48,6 +48,7 @@ class TestSqlite(Exercise):
         return SqlitePlace(tmp_path / "luigi.db")
 
 
+@pytest.mark.slow
 def test_processes_contend_for_one_file(place: SqlitePlace) -> None:
     script = Path(__file__).with_name("contend.py")
     command = [sys.executable, "-W", "error", str(script), str(place.path)]
