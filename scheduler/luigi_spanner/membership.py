@@ -71,7 +71,8 @@ class Membership:
             # We were silent for so long that others took us for gone: our rules may no longer be those of the namespace.
             await self._join()
         now = self._clock()
-        if now - self._beaten >= BEAT_SECONDS:
+        if now - self._beaten >= BEAT_SECONDS or self._replica.writes_lost:
+            # Where the last write is in doubt and nobody waits for it any more, this one tells.
             self._beaten = now
             await self._call(self._graph.beat, replica=self._replica.name)
 

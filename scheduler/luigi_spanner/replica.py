@@ -129,6 +129,11 @@ class Replica:
         return min((lost for lost in (self._journal.reading.lost, self._journal.writing.lost) if lost is not None), default=None)
 
     @property
+    def writes_lost(self) -> bool:
+        """Whether the store has not taken what was last to be written, as far as is known."""
+        return self._journal.writing.lost is not None
+
+    @property
     def settled(self) -> float:
         """Until when all that has run in memory is durable: now, or when the batch began whose outcome is not known yet."""
         return self._began if self.graph.tracker.undo else self._clock()

@@ -256,6 +256,44 @@ def test_a_ping_is_refused_where_nothing_that_is_written_arrives(monkeypatch: py
     run(scenario)
 
 
+class ForgetfulStore(Gate):
+    """Once there is a `winner`, one write is lost, and the journal no longer reaches back to where it would be."""
+
+    winner: Service | None = None
+
+    async def commit(self, seq: int, entry: Entry, rows: Sequence[Row]) -> Outcome:
+        if self.winner is None:
+            return await super().commit(seq, entry, rows)
+        winner, self.winner = self.winner, None
+        await ask(winner, "add_task", worker="x", task_id="t")
+        await until(lambda: winner._graph.ledger.watermark > seq and not winner._graph.ledger.pending)
+        await self.truncate(winner._graph.ledger.applied)
+        return Unknown(reason="no answer")
+
+
+def test_a_replica_that_cannot_know_what_became_of_a_write_is_soon_ready_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulation, seed 448900: until it happened to write something, up to half a minute, it was not ready."""
+    monkeypatch.setattr(chores, "TICK_SECONDS", 0.2)
+    processes = itertools.count()
+    monkeypatch.setattr(membership, "process_id", lambda: f"machine/{next(processes)}")
+    monkeypatch.setattr(membership, "is_alive", lambda pid: True)
+
+    async def scenario() -> None:
+        database = Database()
+        store = ForgetfulStore(database)
+        async with running(Gate(database)) as other, running(store, hold=5) as service:
+            store.winner = other
+            with pytest.raises(StoreDown, match="no longer known"):
+                await ask(service, "add_task", worker="w", task_id="t")
+            for _ in range(400):
+                if (await service.status()).ready:
+                    return
+                await asyncio.sleep(0.005)
+            raise AssertionError((await service.status()).reasons)
+
+    run(scenario)
+
+
 def test_pings_and_polls_cost_no_commit() -> None:
     async def scenario() -> None:
         store = Gate(Database())
