@@ -69,6 +69,13 @@ async def running(store: Any, **options: Any) -> AsyncIterator[Service]:
         await service.stop()
 
 
+def each_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services that start take each other for processes that live."""
+    processes = itertools.count()
+    monkeypatch.setattr(membership, "process_id", lambda: f"machine/{next(processes)}")
+    monkeypatch.setattr(membership, "is_alive", lambda pid: True)
+
+
 async def ask(service: Service, method: str, **arguments: Any) -> Any:
     return json.loads(await service.call(Call(request_id=ids(), method=method, arguments=arguments)))
 
@@ -234,9 +241,7 @@ class DeafStore(Gate):
 def test_a_ping_is_refused_where_nothing_that_is_written_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulation, seed 409092: what a batch would have told others of the worker counted as told, though it never arrived."""
     monkeypatch.setattr(chores, "TICK_SECONDS", 0.005)
-    processes = itertools.count()
-    monkeypatch.setattr(membership, "process_id", lambda: f"machine/{next(processes)}")
-    monkeypatch.setattr(membership, "is_alive", lambda pid: True)
+    each_in_a_process_of_its_own(monkeypatch)
 
     async def scenario() -> None:
         database, clock = Database(), Clock()
@@ -274,9 +279,7 @@ class ForgetfulStore(Gate):
 def test_a_replica_that_cannot_know_what_became_of_a_write_is_soon_ready_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulation, seed 448900: until it happened to write something, up to half a minute, it was not ready."""
     monkeypatch.setattr(chores, "TICK_SECONDS", 0.2)
-    processes = itertools.count()
-    monkeypatch.setattr(membership, "process_id", lambda: f"machine/{next(processes)}")
-    monkeypatch.setattr(membership, "is_alive", lambda pid: True)
+    each_in_a_process_of_its_own(monkeypatch)
 
     async def scenario() -> None:
         database = Database()
@@ -358,9 +361,7 @@ class ForgottenReplicaStore(ForgetfulClockStore):
 
 def test_a_replica_that_is_taken_for_gone_before_it_knows_the_time_enters_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulation, seed 400259: it said without end that it was there, which changed nothing, and so never told it the time."""
-    processes = itertools.count()
-    monkeypatch.setattr(membership, "process_id", lambda: f"machine/{next(processes)}")
-    monkeypatch.setattr(membership, "is_alive", lambda pid: True)
+    each_in_a_process_of_its_own(monkeypatch)
 
     async def scenario() -> None:
         database, clock = Database(), itertools.count(1090.0, 0.001)
