@@ -36,10 +36,17 @@ class SteadyClock:
 
     def __call__(self) -> float:
         ticks = self._ticks()
-        elapsed, self._last = max(0.0, ticks - self._last), ticks
-        self._time += elapsed
+        elapsed, self._last = ticks - self._last, ticks
+        if elapsed > 0.0:
+            self._time += elapsed
         if not self._held:
-            self._follow(self._clock() - self._time, RATE * elapsed)
+            clock = self._clock()
+            gap = clock - self._time
+            if not self._apart and -self._bound <= gap <= self._bound:
+                # So it nearly always is, and a committed call asks some twenty times.
+                self._time = clock
+            else:
+                self._follow(gap, RATE * max(0.0, elapsed))
         return self._time
 
     def _follow(self, gap: float, step: float) -> None:
@@ -56,7 +63,10 @@ class SteadyClock:
         self._held = True
 
 
+# Elsewhere than on Linux the second one counts while the machine sleeps, and Python's own monotonic clock does not.
+_TICKING = time.CLOCK_BOOTTIME if hasattr(time, "CLOCK_BOOTTIME") else time.CLOCK_MONOTONIC
+
+
 def machine_ticks() -> float:
     """Seconds that have passed since some time, those included in which the machine slept."""
-    # Elsewhere than on Linux this clock counts while the machine sleeps, and Python's own monotonic one does not.
-    return time.clock_gettime(time.CLOCK_BOOTTIME if hasattr(time, "CLOCK_BOOTTIME") else time.CLOCK_MONOTONIC)
+    return time.clock_gettime(_TICKING)

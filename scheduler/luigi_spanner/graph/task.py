@@ -72,6 +72,8 @@ def _same(old: Any, new: Any) -> bool:
     """Whether assigning `new` over `old` changes nothing. An equal number of another type does change the row (1, 1.0, True)."""
     if old is new:
         return True
+    if type(old) in _SCALAR_TYPES:
+        return type(old) is type(new) and bool(old == new)
     if isinstance(old, dict):
         return isinstance(new, dict) and old.keys() == new.keys() and all(_same_scalar(old[name], new[name]) for name in new)
     if isinstance(old, OwnedSet):
@@ -106,8 +108,7 @@ class NewTask(luigi_scheduler.Task):
     """A task in no state."""
 
     def set_params(self, params: Any) -> None:
-        super().set_params(params)
-        _share_params(self.__dict__)
+        _set_params(self, params, super().set_params)
 
 
 class Task(luigi_scheduler.Task):
@@ -124,8 +125,7 @@ class Task(luigi_scheduler.Task):
     claims = 0
 
     def set_params(self, params: Any) -> None:
-        super().set_params(params)
-        _share_params(self.__dict__)
+        _set_params(self, params, super().set_params)
 
     @classmethod
     def enter(cls, task: luigi_scheduler.Task, state: State) -> Task:
@@ -144,14 +144,17 @@ class Task(luigi_scheduler.Task):
         return entered
 
     def __setattr__(self, name: str, value: Any) -> None:
+        attributes = self.__dict__
+        old = attributes.get(name, _MISSING)
+        if old is value:
+            return
         state = self.home
         if state is None or name == "home":
-            self.__dict__[name] = value
+            attributes[name] = value
             return
         if name == "expl" and isinstance(value, BaseException):
             # A worker in this process may hand over the exception itself; what a database holds is its text.
             value = str(value)
-        old = self.__dict__.get(name, _MISSING)
         if _same(old, value):
             return
         container = _CONTAINERS.get(name)
@@ -163,7 +166,7 @@ class Task(luigi_scheduler.Task):
         if name in _VIEWED:
             for view in _VIEWS:
                 state.tracker.touch(TASKS, (self.id,), view)
-        self.__dict__[name] = value
+        attributes[name] = value
 
     def detached(self) -> luigi_scheduler.Task:
         """A copy that holds values only: a plain Luigi task that no later change reaches."""
@@ -181,6 +184,22 @@ class Task(luigi_scheduler.Task):
         for name in (*_DICTS, *_VIEWS):
             attributes[name] = copy.copy(attributes[name])
         return attributes
+
+
+def _set_params(task: luigi_scheduler.Task, params: Any, as_luigi_does: Callable[[Any], None]) -> None:
+    """Set the parameters and the views of them. Nearly every task's public parameters are all of them."""
+    if _all_public(params, task.param_visibilities):
+        task.params = params
+        task.public_params = task.params
+        task.hidden_params = {}
+    else:
+        as_luigi_does(params)
+        _share_params(task.__dict__)
+
+
+def _all_public(params: Any, visibilities: Any) -> bool:
+    """Whether Luigi would make all of these parameters public; it asks an enumeration twice of each."""
+    return isinstance(params, dict) and isinstance(visibilities, dict) and [*visibilities.values()].count(0) == len(visibilities)
 
 
 def _share_params(attributes: dict[str, Any]) -> None:
@@ -213,6 +232,8 @@ _PLAIN: dict[Callable[[Owner, str, Any], Any], Callable[[Any], Any]] = {OwnedDic
 
 def _views(params: dict[str, Any], visibilities: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The views as Luigi derives them."""
+    if _all_public(params, visibilities):
+        return {"public_params": params, "hidden_params": {}}
     probe = luigi_scheduler.Task.__new__(luigi_scheduler.Task)
     probe.param_visibilities = visibilities
     probe.set_params(params)
@@ -279,10 +300,7 @@ def encode_moving(task: Task) -> dict[str, Any]:
 def _encode_views(attributes: dict[str, Any]) -> dict[str, Any]:
     """The views that are not what Luigi would derive: the visibilities came after the parameters."""
     params, public, hidden = attributes["params"], attributes["public_params"], attributes["hidden_params"]
-    if not attributes["param_visibilities"]:
-        views = {"public_params": params, "hidden_params": {}}
-    else:
-        views = _views(params, attributes["param_visibilities"])
+    views = _views(params, attributes["param_visibilities"])
     return {name: value for name, value in zip(_VIEWS, (public, hidden), strict=True) if value != views[name]}
 
 
@@ -336,7 +354,7 @@ def decode_task(task_id: str, *rows: dict[str, Any]) -> Task:
 
 
 def _decode_views(params: dict[str, Any], visibilities: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    views = _views(params, visibilities) if visibilities else {"public_params": dict(params), "hidden_params": {}}
+    views = _views(params, visibilities)
     return {name: views[name] if row.get(name) is None else row[name] for name in _VIEWS}
 
 
