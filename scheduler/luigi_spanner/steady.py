@@ -36,21 +36,21 @@ class SteadyClock:
 
     def __call__(self) -> float:
         ticks = self._ticks()
-        elapsed, self._last = ticks - self._last, ticks
-        if elapsed > 0.0:
-            self._time += elapsed
+        elapsed, self._last = max(0.0, ticks - self._last), ticks
+        self._time += elapsed
         if not self._held:
             clock = self._clock()
             gap = clock - self._time
-            if not self._apart and -self._bound <= gap <= self._bound:
+            if -self._bound <= gap <= self._bound:
                 # So it nearly always is, and a committed call asks some twenty times.
-                self._time = clock
+                self._time, self._apart = clock, False
             else:
-                self._follow(gap, RATE * max(0.0, elapsed))
+                self._follow(gap, RATE * elapsed)
         return self._time
 
     def _follow(self, gap: float, step: float) -> None:
-        apart = self._bound < abs(gap) <= MOST_SECONDS
+        """Follow the machine's clock over a gap beyond the bound: by that step at most, if it was set."""
+        apart = abs(gap) <= MOST_SECONDS
         if apart and not self._apart:
             logger.warning("This machine's clock was set by %+.1f s; the rules' clock follows it slowly", gap)
         elif abs(gap) > MOST_SECONDS:
@@ -64,9 +64,9 @@ class SteadyClock:
 
 
 # Elsewhere than on Linux the second one counts while the machine sleeps, and Python's own monotonic clock does not.
-_TICKING = time.CLOCK_BOOTTIME if hasattr(time, "CLOCK_BOOTTIME") else time.CLOCK_MONOTONIC
+_CLOCK_ID = time.CLOCK_BOOTTIME if hasattr(time, "CLOCK_BOOTTIME") else time.CLOCK_MONOTONIC
 
 
 def machine_ticks() -> float:
     """Seconds that have passed since some time, those included in which the machine slept."""
-    return time.clock_gettime(_TICKING)
+    return time.clock_gettime(_CLOCK_ID)

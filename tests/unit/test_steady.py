@@ -52,6 +52,15 @@ def test_a_step_is_followed_slowly_and_told_once(step: float, caplog: pytest.Log
     assert caplog.text.count("was set by") == 1
 
 
+def test_it_is_told_again_when_the_clock_is_set_again(caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine()
+    for times in (1, 2):
+        machine.wall += 60.0
+        while abs(machine.steady() - machine.wall) > 0.001:
+            machine.wait(10)
+        assert caplog.text.count("was set by") == times
+
+
 def test_a_store_that_keeps_time_tells_it() -> None:
     machine = Machine()
     offset = Offset(machine.steady, BOUND)

@@ -70,9 +70,7 @@ def _put_back(task: Task, name: str, value: Any) -> None:
 
 def _same(old: Any, new: Any) -> bool:
     """Whether assigning `new` over `old` changes nothing. An equal number of another type does change the row (1, 1.0, True)."""
-    if old is new:
-        return True
-    if type(old) in _SCALAR_TYPES:
+    if type(old) in _SCALAR_TYPES:  # first, since nearly all are
         return type(old) is type(new) and bool(old == new)
     if isinstance(old, dict):
         return isinstance(new, dict) and old.keys() == new.keys() and all(_same_scalar(old[name], new[name]) for name in new)
@@ -190,7 +188,7 @@ def _set_params(task: luigi_scheduler.Task, params: Any, as_luigi_does: Callable
     """Set the parameters and the views of them. Nearly every task's public parameters are all of them."""
     if _all_public(params, task.param_visibilities):
         task.params = params
-        task.public_params = task.params
+        task.public_params = task.params  # which may still be an equal dict from before
         task.hidden_params = {}
     else:
         as_luigi_does(params)
@@ -198,7 +196,8 @@ def _set_params(task: luigi_scheduler.Task, params: Any, as_luigi_does: Callable
 
 
 def _all_public(params: Any, visibilities: Any) -> bool:
-    """Whether Luigi would make all of these parameters public; it asks an enumeration twice of each."""
+    """Whether Luigi would make all of these parameters public. It compares each with two members of an enumeration, which takes
+    longer than all else that is done with a task's parameters."""
     return isinstance(params, dict) and isinstance(visibilities, dict) and [*visibilities.values()].count(0) == len(visibilities)
 
 
@@ -232,7 +231,7 @@ _PLAIN: dict[Callable[[Owner, str, Any], Any], Callable[[Any], Any]] = {OwnedDic
 
 def _views(params: dict[str, Any], visibilities: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The views as Luigi derives them."""
-    if _all_public(params, visibilities):
+    if not visibilities or _all_public(params, visibilities):
         return {"public_params": params, "hidden_params": {}}
     probe = luigi_scheduler.Task.__new__(luigi_scheduler.Task)
     probe.param_visibilities = visibilities
