@@ -115,18 +115,20 @@ class Tail:
 
     def apply(self, entry: Entry) -> None:
         """Follow the changes of an entry, in order."""
-        for table, key, row, *_ in _records(entry):
-            self._change(table, tuple(key), row)
+        for table, key, row, *whole in _records(entry):
+            self._change(table, tuple(key), row, whole=bool(whole))
 
-    def _change(self, table: str, key: Key, row: Row | None) -> None:
+    def _change(self, table: str, key: Key, row: Row | None, *, whole: bool) -> None:
         length = _KEY_LENGTHS[table]
         if row is None and len(key) < length:
-            for known in [known for known in self._rows if known[0] == table and known[1][: len(key)] == key]:
-                self._rows[known] = None
+            for member in [member for member in self._rows if member[0] == table and member[1][: len(key)] == key]:
+                self._rows[member] = None
         elif row is None:
             self._rows[table, key] = None
         else:
-            self._rows[table, key] = {**(self._rows.get((table, key)) or {}), **row}
+            known = self._rows.get((table, key)) or {}
+            # A row that replaces another, deleted in the same entry, has none of what that had.
+            self._rows[table, key] = {**(dict.fromkeys(known) if whole else known), **row}
 
     def first_difference(self, tables: Rows) -> Iterable[str]:
         """The first row of the tables that is not as the entries left it."""

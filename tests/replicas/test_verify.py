@@ -10,7 +10,7 @@ from worlds import Clock, World, drive
 
 from luigi_spanner import verify
 from luigi_spanner.digest import EMPTY, format_digest
-from luigi_spanner.journal import encode
+from luigi_spanner.journal import decode, encode
 from luigi_spanner.stores.memory import Database, MemoryStore
 
 
@@ -39,6 +39,26 @@ def test_a_sound_namespace_is_clean(truncated: bool) -> None:
     assert report.begins == (4 if truncated else 0)
     assert report.entries == report.head - report.begins > 3
     assert report.lines()[-1].startswith("clean")
+
+
+def test_a_worker_that_one_call_forgets_and_makes_anew_is_clean_when_the_beginning_is_gone() -> None:
+    database = Database()
+    store = MemoryStore(namespace="default", database=database)
+    clock = Clock()
+    world = World(store, clock, prune_on_get_work=True)
+    world.call("ping", worker="w0")
+    world.call("add_worker", worker="w0", info=[["workers", 2]])
+    world.call("ping", worker="w1")
+    clock.time += 1000
+    world.call("get_work", worker="w0", host="h")
+    assert not world.graph._state.find_worker("w0").info
+    drive(store.truncate(1))
+    report = check(database)
+    assert report.clean and not report.replayed, report.lines()
+    database.tables["default"]["workers"]["w0",] = encode(
+        {**decode(database.tables["default"]["workers"]["w0",]), "info": {"workers": 2}}
+    )
+    assert not check(database).clean
 
 
 def a_row_is_changed(database: Database) -> None:
