@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from benchmarks.graphs import Graph
 from benchmarks.loading import HOLD, fill
 from luigi_spanner.calls import Scheduling
+from luigi_spanner.collector import Freezer
 from luigi_spanner.config import Options, luigi_config, resolve
 from luigi_spanner.journal import Entry, Row
 from luigi_spanner.server import serve
@@ -64,7 +65,8 @@ async def run(port: int, address: str, delay: float, graph: Graph | None) -> Non
 
 
 def _service(store: Store) -> Service:
-    return Service(store, "default", ids=lambda: uuid.uuid4().hex, hold=HOLD)
+    # As the daemon: else the cycle collector looks at the whole state in the midst of a large call.
+    return Service(store, "default", ids=lambda: uuid.uuid4().hex, hold=HOLD, each_second=Freezer().look)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
