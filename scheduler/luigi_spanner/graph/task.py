@@ -196,8 +196,7 @@ def _set_params(task: luigi_scheduler.Task, params: Any, as_luigi_does: Callable
 
 
 def _all_public(params: Any, visibilities: Any) -> bool:
-    """Whether Luigi would make all of these parameters public. It compares each with two members of an enumeration, which takes
-    longer than all else that is done with a task's parameters."""
+    """Whether Luigi would make all of these parameters public. It asks an enumeration twice for each, which is slow."""
     return isinstance(params, dict) and isinstance(visibilities, dict) and [*visibilities.values()].count(0) == len(visibilities)
 
 
